@@ -1,0 +1,245 @@
+"""``CerberusAuth``: what users hold."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from urllib.parse import urlsplit
+
+from .aws import connect
+from .cache import TokenCache
+from .cerberus import CLIENT_HEADERS
+from .clock import Deadline
+from .errors import CerberusError, ConfigurationError, shielded
+from .kms_auth import KmsAuth
+from .sequence import Sequence
+from .settings import Settings
+from .sts_auth import StsAuth
+from .transport import Transport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    import requests
+
+    from .sequence import AuthMethod
+    from .token import Token
+
+TOKEN_HEADER = "X-Cerberus-Token"  # noqa: S105  (a header's name)
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+_MAX_SHARED = 32
+
+
+class CerberusAuth:
+    """Authenticates to Cerberus as the function's execution role, once per container and lease.
+
+    Make one at module scope: it reads the environment and does not use the network. Instances with equal settings share
+    one cache in the process. It is also what ``requests`` takes as ``auth=``.
+
+    Parameters
+    ----------
+    settings
+        In place of those of the environment.
+
+    Raises
+    ------
+    ConfigurationError
+        Names every problem of the settings at once.
+
+    Examples
+    --------
+    >>> auth = CerberusAuth()                                   # doctest: +SKIP
+    >>> requests.get(f"{url}/v1/secret/app/orders/db", auth=auth)  # doctest: +SKIP
+    """
+
+    __slots__ = ("_cache", "_shared", "settings")
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.from_env()
+        self._shared = _share(self.settings)
+        self._cache = self._shared.cache
+        if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:  # initialisation has full CPU; a small function's handler has not
+            self._shared.load()
+
+    def token(self, timeout: float | None = None) -> str:
+        """The cached token, or a new one.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait at the most; ``CERBERUS_TIMEOUT`` by default, and never more than that.
+
+        Raises
+        ------
+        CerberusError
+            See README, "Errors and what to do".
+        """
+        held = self._cache.held
+        if held is not None and time.monotonic() < held.fresh and time.time() < held.fresh_wall:
+            return held.value
+        return self.settings.token or self._cache.get(timeout)
+
+    def invalidate(self) -> None:
+        """Forget the token, and any remembered failure: the next ``token()`` authenticates."""
+        self._cache.invalidate()
+
+    def renewed(self, refused: str, timeout: float | None = None) -> str:
+        """A token in place of one that Cerberus has refused with 401.
+
+        However many callers come with the same refused token, at once or later, there is one authentication.
+
+        Raises
+        ------
+        TokenRefused
+            The token is ``CERBERUS_TOKEN``, or the service gives the refused token again.
+        CerberusError
+            See README, "Errors and what to do".
+        """
+        if self.settings.token:
+            from .errors import TokenRefused
+
+            raise TokenRefused("Cerberus refuses CERBERUS_TOKEN: remove it, or set one that has not ended")
+        self._cache.invalidate(refused)
+        return self.token(timeout)
+
+    def close(self, revoke: bool = False) -> None:
+        """Forget the token and close the connections. The next ``token()`` starts anew.
+
+        Parameters
+        ----------
+        revoke
+            Also end the token at the service, for every container that shares it.
+
+        Raises
+        ------
+        CerberusError
+            The service could not be told; the token is forgotten all the same.
+        """
+        held = self._cache.held
+        value = held.value if held is not None and held.is_usable() else None
+        self._cache.invalidate()
+        try:
+            if revoke and value is not None:
+                self._revoke(value)
+        finally:
+            self._shared.transport.close()
+
+    def _revoke(self, value: str) -> None:
+        headers = {**CLIENT_HEADERS, TOKEN_HEADER: value}
+        del value
+        url, deadline = f"{self.settings.url}/v1/auth", Deadline(self.settings.timeout)
+        response = shielded(
+            lambda: self.transport.request("Cerberus", "DELETE", url, deadline, headers=lambda: headers)
+        )
+        if response.status not in (204, 200, 401):  # 401: it has ended already
+            raise CerberusError(f"Cerberus does not revoke the token ({response.status}); it ends with its lease")
+
+    @property
+    def transport(self) -> Transport:
+        """What carries the requests; shared with ``CerberusClient``."""
+        return self._shared.transport
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the token to a request of ``requests``; after a 401, authenticate once more and send it once more.
+
+        Raises
+        ------
+        ConfigurationError
+            The request goes elsewhere than ``CERBERUS_URL``: a token is for its own service only.
+        """
+        if not self._is_ours(request.url):
+            raise ConfigurationError("this auth is for requests to CERBERUS_URL only; its token was not sent elsewhere")
+        request.headers[TOKEN_HEADER] = self.token()
+        for name, value in CLIENT_HEADERS.items():
+            request.headers.setdefault(name, value)
+        position = getattr(request.body, "tell", None)
+        again = _Again(self, position() if position else None)
+        request.register_hook("response", again)  # type: ignore[no-untyped-call]
+        return request
+
+    def _is_ours(self, url: str | None) -> bool:
+        return _origin(url or "") == _origin(self.settings.url)
+
+    def __repr__(self) -> str:
+        return f"<CerberusAuth for {self.settings.url}>"
+
+
+class _Again:
+    """A response hook of ``requests``: one retry after a 401, and no token to another origin after a redirect."""
+
+    def __init__(self, auth: CerberusAuth, body_position: int | None) -> None:
+        self._auth = auth
+        self._body_position = body_position
+        self._retried = False
+
+    def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+        sent = response.request
+        if not self._auth._is_ours(sent.url):
+            return response
+        if response.is_redirect:
+            location = response.headers["location"]
+            from urllib.parse import urljoin
+
+            if not self._auth._is_ours(urljoin(sent.url or "", location)):
+                del sent.headers[TOKEN_HEADER]  # requests copies the headers of this request when it follows
+            return response
+        if response.status_code != 401 or self._retried:
+            return response
+        self._retried = True
+        _ = response.content  # read to its end, so that the connection is free
+        response.close()
+        request = sent.copy()
+        request.headers[TOKEN_HEADER] = self._auth.renewed(str(sent.headers[TOKEN_HEADER]))
+        if self._body_position is not None:
+            request.body.seek(self._body_position)  # type: ignore[union-attr]
+        second = response.connection.send(request, **kwargs)
+        second.history.append(response)
+        second.request = request
+        return second
+
+
+class _Shared:
+    """What instances with equal settings have in common."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._sequence: Sequence | None = None
+        self._lock = threading.Lock()
+        self.transport = Transport(settings)
+        self.cache = TokenCache(self.authenticate, timeout=settings.timeout, margin=settings.expiry_margin)
+
+    def load(self) -> Sequence:
+        """Load the lane to AWS and the certificate store: no network."""
+        with self._lock:
+            if self._sequence is None:
+                aws = connect(self._settings, self.transport)
+                aws.load()
+                self.transport.load()
+                ways: list[AuthMethod] = [way(self._settings, self.transport, aws) for way in (KmsAuth, StsAuth)]
+                chosen = [way for way in ways if self._settings.auth_method in ("auto", way.name)]
+                self._sequence = Sequence(self._settings, aws, chosen)
+            return self._sequence
+
+    def authenticate(self, deadline: Deadline, refused: str | None = None) -> Token:
+        """What the cache calls for a new token."""
+        return self.load().authenticate(deadline, refused)
+
+
+_shared: dict[Settings, _Shared] = {}  # the process-wide cache
+_shared_lock = threading.Lock()
+
+
+def _share(settings: Settings) -> _Shared:
+    with _shared_lock:
+        shared = _shared.pop(settings, None) or _Shared(settings)
+        _shared[settings] = shared  # the last used goes last; the first out is the one unused for longest
+        if len(_shared) > _MAX_SHARED:
+            del _shared[next(iter(_shared))]
+        return shared
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)

@@ -1,0 +1,157 @@
+"""Calls to AWS: KMS, STS and Lambda, in one of two lanes with the same results and the same errors.
+
+``signed`` signs by hand and goes over our transport: the quick lane of a standard Lambda environment. ``sdk`` is boto3, for
+all that only botocore knows: profiles, SSO, FIPS and dual-stack endpoints. ``connect`` chooses.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import ConfigurationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from ..clock import Deadline
+    from ..settings import Settings
+    from ..transport import Transport
+
+    class Aws(Protocol):
+        """The calls that the package makes. Each raises ``AwsRefusal``, ``CerberusUnavailable``, ``InvalidResponse``,
+        ``ConfigurationError`` (no credentials) or ``DeadlineExceeded``."""
+
+        def load(self) -> None:
+            """Load what a first call needs, without network."""
+
+        def credentials(self, deadline: Deadline) -> Credentials:
+            """The credentials of this moment."""
+
+        def decrypt(
+            self, ciphertext: str, region: str, deadline: Deadline, *, repeat_timeouts: bool = True
+        ) -> Decrypted:
+            """kms:Decrypt of a base64 ciphertext, without encryption context."""
+
+        def caller_identity(self, region: str, deadline: Deadline) -> str:
+            """sts:GetCallerIdentity: the ARN of the caller."""
+
+        def function_role(self, function_name: str, region: str, deadline: Deadline) -> str:
+            """lambda:GetFunctionConfiguration: the ARN of the function's execution role."""
+
+
+class AwsRefusal(Exception):
+    """An AWS service refuses a request. Stays inside the package: its message is AWS's and could quote a signature."""
+
+    def __init__(self, service: str, code: str, message: str) -> None:
+        super().__init__(code)
+        self.service = service
+        self.code = code
+        self.message = message
+
+
+class Credentials:
+    """AWS credentials, masked."""
+
+    __slots__ = ("access_key", "secret_key", "session_token")
+
+    def __init__(self, access_key: str, secret_key: str, session_token: str | None) -> None:
+        self.access_key = access_key
+        self.secret_key = secret_key
+        self.session_token = session_token
+
+    def __reduce__(self) -> str:
+        raise TypeError("credentials are not written anywhere")
+
+    def __repr__(self) -> str:
+        return f"<Credentials {self.access_key[:4]}***>"
+
+
+class Decrypted:
+    """The answer of kms:Decrypt: the plaintext, and the ARN of the key. Its repr shows no plaintext."""
+
+    __slots__ = ("key_arn", "plaintext")
+
+    def __init__(self, plaintext: bytes, key_arn: str) -> None:
+        self.plaintext = plaintext
+        self.key_arn = key_arn
+
+    def __repr__(self) -> str:
+        return f"<Decrypted by {self.key_arn}>"
+
+
+# Refused for now: what is worth another attempt, of the services called here (as botocore retries).
+THROTTLED = frozenset(
+    {
+        "DependencyTimeoutException",
+        "InternalFailure",
+        "KMSInternalException",
+        "KeyUnavailableException",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "ServiceUnavailable",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_CREDENTIALS = frozenset(
+    {
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "IncompleteSignature",
+        "IncompleteSignatureException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
+
+
+def credentials_refused(refusal: AwsRefusal) -> ConfigurationError | None:
+    """The error for a refusal that concerns the credentials themselves, whatever the call was; None for any other."""
+    if refusal.code not in _CREDENTIALS:
+        return None
+    return ConfigurationError(
+        f"{refusal.service} does not accept the AWS credentials of this environment ({refusal.code}): see that "
+        f"AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN are of one current session, and the clock is right"
+    )
+
+
+def connect(settings: Settings, transport: Transport) -> Aws:
+    """The lane that the settings and the environment call for.
+
+    Raises
+    ------
+    ConfigurationError
+        The environment needs the SDK and boto3 is not installed.
+    """
+    if settings.aws_client == "signed" or (settings.aws_client == "auto" and _standard(settings)):
+        from .signed import SignedAws
+
+        return SignedAws(settings, transport)
+    from .sdk import SdkAws
+
+    return SdkAws(settings)
+
+
+def _standard(settings: Settings) -> bool:
+    """Whether the environment is Lambda's own kind, which the quick lane serves whole."""
+    env = os.environ
+    has_keys = bool(env.get("AWS_ACCESS_KEY_ID") and env.get("AWS_SECRET_ACCESS_KEY"))
+    special = settings.profile or any(
+        env.get(name, "").lower() == "true" for name in ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")
+    )
+    return not special and (has_keys or "AWS_CONTAINER_CREDENTIALS_FULL_URI" in env)

@@ -1,0 +1,216 @@
+"""The warm container's token: two windows, two clocks, one flight, fail fast.
+
+A token is handed out until its usable life is over: its lease, counted from just before it was asked for, less a margin.
+*Refresh window*: from a point drawn at random for each container in the last fifth of the usable life, one caller renews, in
+little time, while the others keep the old token. *Must refresh*: after the usable life all wait for one renewal.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+
+from .clock import Deadline, jitter
+from .errors import CerberusError, CerberusUnavailable, DeadlineExceeded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from .token import Token
+
+    class Authenticate(Protocol):
+        """How the cache gets a token."""
+
+        def __call__(self, deadline: Deadline, refused: str | None = None) -> Token:
+            """A new token that is not the refused one, or a ``CerberusError``."""
+
+
+REFRESH_SECONDS = 2.0  # what the one caller who renews early may wait
+_REFRESH_WINDOW = 0.2  # of the usable life
+_FIRST_PAUSE_SECONDS = 0.25
+_MAX_PAUSE_SECONDS = 4.0
+
+
+class Held:
+    """A token with the moments of its life, each by the monotonic and by the wall clock: the earlier one counts, since a
+    frozen container stops the one and an adjusted clock can step the other back."""
+
+    __slots__ = ("end", "end_wall", "fresh", "fresh_wall", "value")
+
+    def __init__(self, token: Token, margin: float, early: float) -> None:
+        usable = token.lease_seconds - margin
+        if usable <= 0:  # too short for the margin
+            usable = token.lease_seconds * 0.9
+        fresh = usable * (1 - _REFRESH_WINDOW * early)
+        self.value = token.value
+        self.fresh = token.asked.monotonic + fresh
+        self.fresh_wall = token.asked.wall + fresh
+        self.end = token.asked.monotonic + usable
+        self.end_wall = token.asked.wall + usable
+
+    def is_fresh(self) -> bool:
+        """Whether the refresh window has not begun."""
+        return time.monotonic() < self.fresh and time.time() < self.fresh_wall
+
+    def is_usable(self) -> bool:
+        """Whether the token may be handed out."""
+        return time.monotonic() < self.end and time.time() < self.end_wall
+
+
+class _Flight:
+    """One authentication under way, and those who wait for it."""
+
+    __slots__ = ("error", "landed")
+
+    def __init__(self) -> None:
+        self.landed = threading.Event()
+        self.error: CerberusError | None = None
+
+
+class _Failure:
+    """The last failure, raised again to whoever comes before its pause is over."""
+
+    __slots__ = ("count", "end", "end_wall", "error")
+
+    def __init__(self, error: CerberusError, count: int) -> None:
+        pause = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(count, 10)) * (0.5 + jitter() / 2)
+        self.error = error
+        self.count = count + 1
+        self.end = time.monotonic() + pause
+        self.end_wall = time.time() + pause
+
+    def is_recent(self) -> bool:
+        return time.monotonic() < self.end and time.time() < self.end_wall
+
+
+class TokenCache:
+    """One token for all threads of the process. Its lock is never held across the network."""
+
+    def __init__(self, authenticate: Authenticate, *, timeout: float, margin: float) -> None:
+        self.held: Held | None = None  # a plain slot: readers of a fresh token take no lock
+        self._authenticate = authenticate
+        self._timeout = timeout
+        self._margin = margin
+        self._early = jitter()
+        self._generation = 0
+        self._refused: str | None = None
+        self._reset_after_fork()
+        _caches.add(self)
+
+    def _reset_after_fork(self) -> None:
+        # The token stays good in the child; a lock or a flight of a thread that only the parent has would never end.
+        self._lock = threading.Lock()
+        self._flight: _Flight | None = None
+        self._failure: _Failure | None = None
+
+    def get(self, timeout: float | None = None) -> str:
+        """The token's value: the one held, or after an authentication a new one.
+
+        Parameters
+        ----------
+        timeout
+            Seconds that this caller will wait; never longer than the cache's own.
+
+        Raises
+        ------
+        CerberusError
+            What the authentication raised, an equal for each caller; at once while a failure is recent.
+        DeadlineExceeded
+            The time is up.
+        """
+        deadline = Deadline(self._timeout if timeout is None else min(timeout, self._timeout))
+        while True:
+            with self._lock:
+                held, flight, failure = self.held, self._flight, self._failure
+                if held is not None and held.is_fresh():
+                    return held.value
+                usable = held is not None and held.is_usable()
+                if (
+                    usable
+                    and held is not None
+                    and (flight is not None or (failure is not None and failure.is_recent()))
+                ):
+                    return held.value
+                if flight is None and not usable and failure is not None and failure.is_recent():
+                    error = failure.error.fresh()
+                    break
+                leads = flight is None
+                if flight is None:
+                    flight = self._flight = _Flight()
+            if leads:
+                self._fly(flight, deadline.within(REFRESH_SECONDS) if usable else deadline)
+            elif not flight.landed.wait(deadline.check("waiting for another thread's authentication")):
+                deadline.check("waiting for another thread's authentication")
+            held = self.held
+            if held is not None and held.is_usable():
+                return held.value
+            # It may have been led by one who had less time than we have, or forgotten as it landed: then it is our turn.
+            if flight.error is not None and (leads or not isinstance(flight.error, DeadlineExceeded)):
+                error = flight.error.fresh()
+                break
+        raise error
+
+    def invalidate(self, refused: str | None = None) -> None:
+        """Forget the token and any remembered failure.
+
+        Parameters
+        ----------
+        refused
+            Only if this is the token held: it is what the service refused, and if it hands it out again, that is a failure.
+        """
+        with self._lock:
+            if refused is not None:
+                if self.held is not None and self.held.value != refused:
+                    return  # somebody has renewed already
+                if self.held is None and self._refused == refused:
+                    return  # somebody has reported it already: the failure that followed stays remembered
+            self.held = None
+            self._failure = None
+            self._refused = refused
+            if refused is None:
+                self._generation += 1  # what is under way is forgotten too
+
+    def _fly(self, flight: _Flight, deadline: Deadline) -> None:
+        generation, refused = self._generation, self._refused
+        held: Held | None = None
+        try:
+            try:
+                token = self._authenticate(deadline, refused)
+                held = Held(token, self._margin, self._early)
+                if not held.is_usable():
+                    held = None
+                    raise CerberusUnavailable(
+                        f"the lease of {token.lease_seconds} s was over before the answer was here: see Cerberus' lease setting"
+                    )
+            except CerberusError as error:
+                flight.error = error.fresh()
+        finally:  # whatever happens, those who wait go on
+            with self._lock:
+                self._flight = None
+                if generation != self._generation:
+                    pass
+                elif held is not None:
+                    self._failure = None
+                    if held.value != self._refused:
+                        self.held, self._refused = held, None
+                # A caller's own short timeout says nothing about the service.
+                elif flight.error is not None and not (
+                    isinstance(flight.error, DeadlineExceeded)
+                    and deadline.seconds < min(self._timeout, REFRESH_SECONDS)
+                ):
+                    self._failure = _Failure(flight.error, self._failure.count if self._failure else 0)
+            flight.landed.set()
+
+
+_caches: weakref.WeakSet[TokenCache] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for cache in list(_caches):
+        cache._reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,138 @@
+"""KMS authentication: Cerberus encrypts a token for the role, and only a holder of the role can decrypt it."""
+
+from __future__ import annotations
+
+import json
+import re
+from binascii import a2b_base64
+
+from . import errors, token
+from .aws import AwsRefusal, credentials_refused
+from .cerberus import CLIENT_HEADERS, auth_refusal, json_object
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .aws import Aws, Decrypted
+    from .clock import Deadline
+    from .settings import Settings
+    from .token import Token
+    from .transport import Transport
+
+_MAX_CIPHERTEXT_BYTES = 6144  # KMS API reference, Decrypt
+_KEY_ARN = re.compile(r"arn:(aws|aws-cn):kms:([a-z0-9-]+):(\d{12}):key/[\w-]+")
+
+
+class KmsAuth:
+    """See ``AuthMethod``."""
+
+    name = "kms"
+
+    def __init__(self, settings: Settings, transport: Transport, aws: Aws) -> None:
+        self._settings = settings
+        self._transport = transport
+        self._aws = aws
+
+    def authenticate(self, principal: str, region: str, deadline: Deadline, *, last: bool = True) -> Token:
+        """One authentication of one principal in one region.
+
+        Parameters
+        ----------
+        last
+            Whether no other region remains; while one does, a request that timed out is not repeated here.
+
+        Raises
+        ------
+        PrincipalRejected, MethodNotOffered, DecryptionDenied, InvalidResponse, CerberusUnavailable, DeadlineExceeded
+            As README's table says; ``step`` tells where: ``auth request`` or ``kms:Decrypt``.
+        """
+        asked = token.Asked()
+        with errors.step("auth request"):
+            auth_data = self._ask(principal, region, deadline, last)
+        with errors.step("kms:Decrypt"):
+            decrypted = self._decrypt(auth_data, region, deadline, last)
+            self._check_key(decrypted)
+            return token.parse(decrypted.plaintext, asked, principal, region, "the decrypted auth response")
+
+    def _ask(self, principal: str, region: str, deadline: Deadline, last: bool) -> str:
+        url, fields = f"{self._settings.url}/v2/auth/iam-principal", {"iam_principal_arn": principal, "region": region}
+        response = self._transport.request(
+            "Cerberus",
+            "POST",
+            url,
+            deadline,
+            headers=lambda: {**CLIENT_HEADERS, "Content-Type": "application/json"},
+            body=json.dumps(fields).encode(),
+            repeat_timeouts=last,
+        )
+        if response.status != 200:
+            raise auth_refusal(response, principal, region)
+        auth_data = (json_object(response) or {}).get("auth_data")
+        if not isinstance(auth_data, str):
+            raise errors.InvalidResponse(
+                "Cerberus answers an auth request without auth_data: see whether CERBERUS_URL is right"
+            )
+        try:
+            size = len(a2b_base64(auth_data, strict_mode=True))
+        except ValueError:
+            raise errors.InvalidResponse(
+                "the auth_data of Cerberus is not base64: was the answer cut on its way?"
+            ) from None
+        if not 0 < size <= _MAX_CIPHERTEXT_BYTES:
+            raise errors.InvalidResponse(f"the auth_data of Cerberus has {size} bytes, which no KMS ciphertext has")
+        return auth_data
+
+    def _decrypt(self, auth_data: str, region: str, deadline: Deadline, last: bool) -> Decrypted:
+        try:
+            return self._aws.decrypt(auth_data, region, deadline, repeat_timeouts=last)
+        except AwsRefusal as refusal:
+            error = _denied(refusal, region, self._settings.kms_account_id)
+        raise error
+
+    def _check_key(self, decrypted: Decrypted) -> None:
+        key = _KEY_ARN.fullmatch(decrypted.key_arn)
+        if key is None:
+            raise errors.InvalidResponse("KMS names a key that is not one: see AWS_ENDPOINT_URL_KMS")
+        if self._settings.kms_account_id and key[3] != self._settings.kms_account_id:
+            raise errors.InvalidResponse(
+                f"the auth response was encrypted by a key of account {key[3]}, not of CERBERUS_KMS_ACCOUNT_ID "
+                f"({self._settings.kms_account_id}): is CERBERUS_URL the right Cerberus? It was not used"
+            )
+
+
+def _denied(refusal: AwsRefusal, region: str, account: str) -> errors.CerberusError:
+    """Which of the causes it is, told from how KMS words its refusals; of its words only a key's ARN is repeated."""
+    if (refused := credentials_refused(refusal)) is not None:
+        return errors.DecryptionDenied(str(refused))
+    text, code = refusal.message, refusal.code
+    if code in ("InvalidCiphertextException", "IncorrectKeyException", "ValidationException", "SerializationException"):
+        return errors.InvalidResponse(
+            f"KMS in {region} finds no ciphertext of its own in the auth response ({code}): see whether CERBERUS_URL is right"
+        )
+    if code in ("DisabledException", "KMSInvalidStateException", "NotFoundException"):
+        return errors.DecryptionDenied(
+            f"KMS in {region} cannot use the key ({code}): it is disabled or deleted in Cerberus' account. Cerberus' "
+            f"operator can mend that; CERBERUS_FALLBACK_REGIONS gives another way meanwhile"
+        )
+    key = _KEY_ARN.search(text)
+    owner = account or (key[3] if key else "<the account of Cerberus>")
+    partition = "aws-cn" if region.startswith("cn-") else "aws"
+    statement = json.dumps(
+        {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": f"arn:{partition}:kms:*:{owner}:key/*"}
+    )
+    if "resource-based policy" in text:
+        return errors.DecryptionDenied(
+            f"the policy of Cerberus' KMS key in {region} does not name this role ({code}). If the role was deleted and made "
+            f"again under the same name, Cerberus mends its key within five minutes; see also that CERBERUS_IAM_ROLE_ARN is "
+            f"this function's own role"
+        )
+    if any(
+        kind in text for kind in ("identity-based policy", "permissions boundary", "control policy", "session policy")
+    ):
+        return errors.DecryptionDenied(
+            f"the policies of the function's role do not let it decrypt ({code}). Add to its execution role: {statement}"
+        )
+    return errors.DecryptionDenied(
+        f"KMS in {region} knows no such key, or does not let this role use it ({code}). One of three is wrong: the region (see "
+        f"that CERBERUS_REGION is where Cerberus encrypted); the function's policy (it needs {statement}); or the key's policy "
+        f"(a role deleted and made again under the same name: Cerberus mends its key within five minutes)"
+    )

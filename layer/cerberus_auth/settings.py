@@ -1,0 +1,345 @@
+"""Settings, read once from the environment and checked all together."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from .errors import ConfigurationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any, Self
+
+# A principal as Cerberus takes it; partitions that it knows (contract page). A role's name and path: IAM's reference.
+_PARTITIONS = ("aws", "aws-cn")
+_PRINCIPAL = re.compile(
+    r"arn:([a-z-]+):(?:iam::\d{12}:(?:(?:role|user)/[\x21-\x7e]{1,576}|root)|sts::\d{12}:assumed-role/[\w+=,.@-]+/[\w+=,.@-]+)"
+)
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d{1,2}")
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+_MAX_SECONDS = 86_400
+
+# Settings of the design that this version does not offer. To ignore one in silence would be worse than to refuse it.
+_NOT_OFFERED = {
+    "CERBERUS_ASSUME_ROLE_ARN": "",
+    "CERBERUS_SHARED_CACHE_TABLE": "",
+    "CERBERUS_SHARED_CACHE_KEY": "",
+    "CERBERUS_PREFETCH": "off",
+    "CERBERUS_RENEWAL": "inline",
+}
+_ENDPOINT_SERVICES = ("kms", "sts", "lambda", "dynamodb")
+
+
+class Settings:
+    """Everything that steers an authentication. Immutable, comparable, hashable; the token does not show in its repr.
+
+    Parameters
+    ----------
+    url
+        Where Cerberus is: https, or http on a loopback host.
+    auth_method
+        ``kms``, ``sts``, or ``auto``: KMS, and STS where the service has KMS authentication switched off.
+    iam_role_arns
+        The principals to try, in order; empty to discover the execution role.
+    region, fallback_regions
+        Where the response is encrypted and decrypted, and where else to try, in order.
+    kms_account_id
+        Twelve digits: refuse a response encrypted by a key of any other account.
+    token
+        Use this token and never authenticate.
+    timeout, connect_timeout, read_timeout
+        Seconds: for a whole ``token()``, and for one request.
+    max_attempts
+        How often one request may be sent.
+    expiry_margin
+        Seconds at the end of a lease in which its token is no longer handed out.
+    aws_client
+        ``signed``, ``sdk`` or ``auto``.
+    aws_region
+        Where the function itself runs; ``region`` unless given.
+    function_name
+        The Lambda function, whose configuration knows its role; empty outside Lambda.
+    endpoints
+        URLs to call AWS services under, by service (``kms``, ``sts``, ``lambda``, ``dynamodb``), ``""`` for all.
+    ca_bundles
+        Files of certificate authorities to trust in place of the system's.
+    proxy, no_proxy
+        The proxy for https, and the hosts to reach without it, by comma.
+
+    Raises
+    ------
+    ConfigurationError
+        Lists every problem found.
+    """
+
+    __slots__ = (
+        "auth_method",
+        "aws_client",
+        "aws_region",
+        "ca_bundles",
+        "connect_timeout",
+        "endpoints",
+        "expiry_margin",
+        "fallback_regions",
+        "function_name",
+        "iam_role_arns",
+        "kms_account_id",
+        "max_attempts",
+        "no_proxy",
+        "profile",
+        "proxy",
+        "read_timeout",
+        "region",
+        "timeout",
+        "token",
+        "url",
+    )
+
+    url: str
+    auth_method: str
+    iam_role_arns: tuple[str, ...]
+    region: str
+    fallback_regions: tuple[str, ...]
+    kms_account_id: str
+    token: str
+    timeout: float
+    connect_timeout: float
+    read_timeout: float
+    max_attempts: int
+    expiry_margin: float
+    aws_client: str
+    aws_region: str
+    function_name: str
+    endpoints: tuple[tuple[str, str], ...]
+    ca_bundles: tuple[str, ...]
+    proxy: str
+    no_proxy: str
+    profile: str
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        auth_method: str = "auto",
+        iam_role_arns: Iterable[str] = (),
+        region: str = "",
+        fallback_regions: Iterable[str] = (),
+        kms_account_id: str = "",
+        token: str = "",
+        timeout: float = 10,
+        connect_timeout: float = 2,
+        read_timeout: float = 5,
+        max_attempts: int = 3,
+        expiry_margin: float = 60,
+        aws_client: str = "auto",
+        aws_region: str = "",
+        function_name: str = "",
+        endpoints: Mapping[str, str] | None = None,
+        ca_bundles: Iterable[str] = (),
+        proxy: str = "",
+        no_proxy: str = "",
+        profile: str = "",
+    ) -> None:
+        values: dict[str, object] = {
+            "url": url.rstrip("/"),
+            "auth_method": auth_method,
+            "iam_role_arns": tuple(iam_role_arns),
+            "region": region or aws_region,
+            "fallback_regions": tuple(fallback_regions),
+            "kms_account_id": kms_account_id,
+            "token": token,
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "read_timeout": read_timeout,
+            "max_attempts": max_attempts,
+            "expiry_margin": expiry_margin,
+            "aws_client": aws_client,
+            "aws_region": aws_region or region,
+            "function_name": function_name,
+            "endpoints": tuple(sorted((endpoints or {}).items())),
+            "ca_bundles": tuple(ca_bundles),
+            "proxy": proxy,
+            "no_proxy": no_proxy,
+            "profile": profile,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if found := self._problems():
+            raise ConfigurationError("; ".join(found))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read the variables of README's table, and AWS's own, from ``environ`` (the process's by default).
+
+        Raises
+        ------
+        ConfigurationError
+            Names every problem at once.
+        """
+        env = os.environ if environ is None else environ
+        problems = [
+            f"{name} is not offered by this version: remove it"
+            for name, default in _NOT_OFFERED.items()
+            if env.get(name, "").strip() not in ("", default)
+        ]
+
+        def text(*names: str, default: str = "") -> str:
+            return next((value for name in names if (value := env.get(name, "").strip())), default)
+
+        def several(name: str) -> tuple[str, ...]:
+            return tuple(part for each in env.get(name, "").split(",") if (part := each.strip()))
+
+        def number(name: str, default: float) -> float:
+            given = text(name)
+            try:
+                return float(given) if given else default
+            except ValueError:
+                problems.append(f"{name} must be a number of seconds, not {given[:40]!r}")
+                return default
+
+        def whole(name: str, default: int) -> int:
+            given = text(name)
+            if given and not (given.isascii() and given.isdigit()):
+                problems.append(f"{name} must be a whole number, not {given[:40]!r}")
+                return default
+            return int(given) if given else default
+
+        names = {
+            "": "AWS_ENDPOINT_URL",
+            **{service: f"AWS_ENDPOINT_URL_{service.upper()}" for service in _ENDPOINT_SERVICES},
+        }
+        ignored = text("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").lower() == "true"
+        values: dict[str, Any] = dict(
+            url=text("CERBERUS_URL"),
+            auth_method=text("CERBERUS_AUTH_METHOD", default="auto").lower(),
+            iam_role_arns=several("CERBERUS_IAM_ROLE_ARN"),
+            region=text("CERBERUS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
+            fallback_regions=several("CERBERUS_FALLBACK_REGIONS"),
+            kms_account_id=text("CERBERUS_KMS_ACCOUNT_ID"),
+            token=text("CERBERUS_TOKEN"),
+            timeout=number("CERBERUS_TIMEOUT", 10),
+            connect_timeout=number("CERBERUS_CONNECT_TIMEOUT", 2),
+            read_timeout=number("CERBERUS_READ_TIMEOUT", 5),
+            max_attempts=whole("CERBERUS_MAX_ATTEMPTS", 3),
+            expiry_margin=number("CERBERUS_EXPIRY_MARGIN", 60),
+            aws_client=text("CERBERUS_AWS_CLIENT", default="auto").lower(),
+            aws_region=text("AWS_REGION", "AWS_DEFAULT_REGION", "CERBERUS_REGION"),
+            function_name=text("AWS_LAMBDA_FUNCTION_NAME"),
+            endpoints={} if ignored else {service: url for service, name in names.items() if (url := text(name))},
+            ca_bundles=dict.fromkeys(path for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE") if (path := text(name))),
+            proxy=text("HTTPS_PROXY", "https_proxy"),
+            no_proxy=text("NO_PROXY", "no_proxy"),
+            profile=text("AWS_PROFILE"),
+        )
+        try:
+            settings = cls(**values)
+        except ConfigurationError as error:
+            problems.append(str(error))
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+        return settings
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The region, and after it the fallback regions, each once."""
+        return tuple(dict.fromkeys((self.region, *self.fallback_regions)))
+
+    def endpoint(self, service: str) -> str | None:
+        """The URL to call an AWS service under, if one is set for it or for all."""
+        endpoints = dict(self.endpoints)
+        return endpoints.get(service) or endpoints.get("")
+
+    def _problems(self) -> list[str]:
+        found = [*_url_problems("CERBERUS_URL", self.url, required=True)]
+        for service, url in self.endpoints:
+            found += _url_problems(f"AWS_ENDPOINT_URL_{service.upper()}".rstrip("_"), url)
+        if self.auth_method not in ("auto", "kms", "sts"):
+            found.append(f"CERBERUS_AUTH_METHOD must be kms, sts or auto, not {self.auth_method[:40]!r}")
+        if self.aws_client not in ("auto", "signed", "sdk"):
+            found.append(f"CERBERUS_AWS_CLIENT must be signed, sdk or auto, not {self.aws_client[:40]!r}")
+        for arn in self.iam_role_arns:
+            matched = _PRINCIPAL.fullmatch(arn)
+            if matched is None:
+                found.append(
+                    f"CERBERUS_IAM_ROLE_ARN must be a role's ARN, arn:aws:iam::<account>:role/<name>, not {arn[:100]!r}"
+                )
+            elif matched[1] not in _PARTITIONS:
+                found.append(f"CERBERUS_IAM_ROLE_ARN is of partition {matched[1]}; Cerberus knows only aws and aws-cn")
+        if not self.region and not self.token:
+            found.append("no region: set CERBERUS_REGION or AWS_REGION")
+        for name, regions in (
+            ("CERBERUS_REGION", (self.region, self.aws_region)),
+            ("CERBERUS_FALLBACK_REGIONS", self.fallback_regions),
+        ):
+            for region in filter(None, dict.fromkeys(regions)):
+                if not _REGION.fullmatch(region):
+                    found.append(f"{name} must name regions such as us-west-2, not {region[:40]!r}")
+                elif region.startswith(("us-gov-", "us-iso", "eu-iso", "eusc-")):
+                    found.append(
+                        f"{name}: {region} is of a partition that Cerberus does not know; it knows only aws and aws-cn"
+                    )
+        if self.kms_account_id and not re.fullmatch(r"\d{12}", self.kms_account_id, re.ASCII):
+            found.append(f"CERBERUS_KMS_ACCOUNT_ID must be twelve digits, not {self.kms_account_id[:40]!r}")
+        if not all("!" <= character <= "~" for character in self.token):
+            found.append("CERBERUS_TOKEN has characters that no header may carry")
+        for name in ("timeout", "connect_timeout", "read_timeout"):
+            if not 0 < getattr(self, name) <= _MAX_SECONDS:
+                found.append(
+                    f"CERBERUS_{name.upper()} must be more than 0 and at most {_MAX_SECONDS} s, not {getattr(self, name)}"
+                )
+        if not 0 <= self.expiry_margin <= _MAX_SECONDS:
+            found.append(f"CERBERUS_EXPIRY_MARGIN must be from 0 to {_MAX_SECONDS} s, not {self.expiry_margin}")
+        if not 1 <= self.max_attempts <= 10:
+            found.append(f"CERBERUS_MAX_ATTEMPTS must be from 1 to 10, not {self.max_attempts}")
+        for path in self.ca_bundles:
+            if not os.path.exists(path):
+                found.append(f"AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE names no file: {path}")
+        if self.proxy and urlsplit(self.proxy if "://" in self.proxy else f"http://{self.proxy}").scheme != "http":
+            found.append("HTTPS_PROXY must be an http:// proxy, which tunnels https")
+        return found
+
+    def _fields(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("Settings are immutable")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Settings) and other._fields() == self._fields()
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __reduce__(self) -> str:
+        raise TypeError("Settings can hold a token and are not written anywhere: read them from the environment again")
+
+    def __repr__(self) -> str:
+        hidden = {
+            name: "***" for name in ("token", "proxy") if getattr(self, name)
+        }  # a proxy's URL can hold a password
+        return f"Settings({', '.join(f'{name}={hidden.get(name, getattr(self, name))!r}' for name in self.__slots__)})"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself, by its name or address."""
+    return _LOOPBACK.fullmatch(host.lower()) is not None
+
+
+def _url_problems(name: str, url: str, required: bool = False) -> list[str]:
+    if not url:
+        return [f"{name} is not set: give it Cerberus' address, https://…"] if required else []
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return [f"{name} is not a URL"]
+    if not re.fullmatch(r"[\x21-\x7e]+", url) or not host or parts.scheme not in ("https", "http"):
+        return [f"{name} must be an https:// address with a host"]
+    if parts.username is not None or parts.query or parts.fragment:
+        return [f"{name} must have no user, query or fragment"]
+    if parts.scheme == "http" and not is_loopback(host):
+        return [f"{name} must be https: plain http is for a loopback host only, not {host}"]
+    return []

@@ -1,0 +1,416 @@
+"""HTTPS for the whole package, on http.client.
+
+Connections are kept and checked before reuse; one TLS context serves all; every wait on a socket gets only what is left of
+the request's time, so that a server which drips cannot stretch it (name resolution excepted); redirects are never followed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import select
+import socket
+import ssl
+import threading
+import time
+from base64 import b64encode
+from urllib.parse import unquote, urlsplit
+
+from .clock import Deadline, jitter
+from .errors import CerberusUnavailable, ConfigurationError, DeadlineExceeded, InvalidResponse
+from .settings import is_loopback
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
+
+    from .settings import Settings
+
+    T = TypeVar("T")
+
+MAX_BODY_BYTES = 1 << 20
+_IDLE_SECONDS = 20  # NAT gateways and load balancers drop idle connections without a word; after this we open a new one
+_IDLE_CONNECTIONS = 8  # kept for one host
+_BACKOFF_SECONDS = 0.2
+_MAX_BACKOFF_SECONDS = 2.0
+
+
+class Response:
+    """A whole answer, read to its end. Its repr shows no body."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}, {len(self.body)} bytes>"
+
+
+class Transport:
+    """Requests with a deadline, retries and kept connections. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._idle: dict[tuple[str, str, int], list[_Connection]] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._tls_lock = threading.Lock()
+
+    def load(self) -> None:
+        """Load the certificate store now: at initialisation, where Lambda gives a full CPU."""
+        self._tls_context()
+
+    def close(self) -> None:
+        """Close the kept connections. The transport stays usable."""
+        idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
+
+    def request(
+        self,
+        service: str,
+        method: str,
+        url: str,
+        deadline: Deadline,
+        *,
+        headers: Callable[[], Mapping[str, str]],
+        body: bytes | None = None,
+        transient: Callable[[Response], bool] = lambda response: response.status == 429 or response.status >= 500,
+        repeat_timeouts: bool = True,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        direct: bool = False,
+    ) -> Response:
+        """Send a request and read its answer, again after transient failures while attempts and time are left.
+
+        Parameters
+        ----------
+        service
+            How errors name the other side.
+        headers
+            Made anew for every attempt, since a signature holds its time.
+        transient
+            Which answers are worth another attempt.
+        repeat_timeouts
+            Whether a request that ran into its read timeout may be sent again.
+        direct
+            Never through a proxy.
+
+        Raises
+        ------
+        CerberusUnavailable
+            No answer, or a transient one, after the attempts allowed.
+        InvalidResponse
+            A redirect, a compressed, an oversized or a broken answer.
+        DeadlineExceeded
+            The time is up.
+        """
+
+        def once() -> Response:
+            response = self._once(service, method, url, deadline, headers(), body, max_body_bytes, direct)
+            if transient(response):
+                after = response.headers.get("Retry-After", "")
+                seconds = int(after[:6]) if after.isascii() and after.isdigit() else 0
+                raise NoAnswer(f"it answered {response.status}", retry_after=seconds)
+            return response
+
+        return with_retries(once, service, self._settings.max_attempts, deadline, repeat_timeouts)
+
+    def _once(
+        self,
+        service: str,
+        method: str,
+        url: str,
+        deadline: Deadline,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        max_body_bytes: int,
+        direct: bool,
+    ) -> Response:
+        parts = urlsplit(url)
+        connection = self._connection(service, parts.scheme, parts.hostname or "", parts.port, deadline, direct)
+        reusable = False
+        try:
+            connection.deadline = deadline.within(self._settings.read_timeout)
+            target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+            all_headers = {
+                "Host": host_header(url),
+                "Accept-Encoding": "identity",
+                "Connection": "keep-alive",
+                **headers,
+            }
+            connection.request(method, target, body, all_headers)
+            answer = connection.getresponse()
+            if 300 <= answer.status < 400:
+                raise InvalidResponse(
+                    f"{service} redirects ({answer.status}), which is never followed: set its URL to where it really is"
+                )
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise InvalidResponse(
+                    f"{service} answers compressed though asked not to: see what stands in front of it"
+                )
+            content = answer.read(max_body_bytes + 1)
+            if len(content) > max_body_bytes:
+                raise InvalidResponse(
+                    f"{service} answers more than {max_body_bytes} bytes: see whether the URL is right"
+                )
+            if answer.length:
+                raise NoAnswer("the connection was closed in mid-answer")
+            reusable = not answer.will_close
+            return Response(answer.status, answer.headers, content)
+        except TimeoutError:
+            raise NoAnswer(f"no whole answer within {connection.deadline.seconds:.3g} s", timed_out=True) from None
+        except DeadlineExceeded:
+            raise NoAnswer(f"no whole answer within {connection.deadline.seconds:.3g} s", timed_out=True) from None
+        except http.client.IncompleteRead:
+            raise NoAnswer("the connection was closed in mid-answer") from None
+        except (http.client.RemoteDisconnected, OSError) as error:
+            raise NoAnswer(f"the connection broke ({_reason(error)})") from None
+        except (http.client.HTTPException, ValueError) as error:
+            raise InvalidResponse(f"{service} does not answer in HTTP ({type(error).__name__})") from None
+        finally:
+            if reusable:
+                self._keep(connection)
+            else:
+                connection.close()
+
+    def _connection(
+        self, service: str, scheme: str, host: str, port: int | None, deadline: Deadline, direct: bool
+    ) -> _Connection:
+        port = port or (443 if scheme == "https" else 80)
+        kept = self._idle.get((scheme, host, port))
+        while kept:
+            try:
+                connection = kept.pop()
+            except IndexError:  # another thread took the last
+                break
+            if connection.usable():
+                return connection
+            connection.close()
+        limit = deadline.within(self._settings.connect_timeout)
+        limit.check(f"connecting to {service}")
+        proxy = None if direct or scheme == "http" else self._proxy_for(host, port)
+        connection = _Connection(host, port, limit, self._tls_context() if scheme == "https" else None, proxy)
+        try:
+            connection.connect()
+        except (TimeoutError, DeadlineExceeded):
+            connection.close()
+            raise NoAnswer(f"no connection within {limit.seconds:.3g} s", timed_out=deadline.remaining() <= 0) from None
+        except ssl.SSLCertVerificationError as error:
+            connection.close()
+            raise CerberusUnavailable(
+                f"the certificate of {service} is not trusted ({error.verify_message}): check the URL, and for a private "
+                f"authority set REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE to its certificate"
+            ) from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            connection.close()
+            raise NoAnswer(f"no connection ({_reason(error)})") from None
+        return connection
+
+    def _keep(self, connection: _Connection) -> None:
+        kept = self._idle.setdefault(connection.origin, [])
+        if len(kept) < _IDLE_CONNECTIONS:
+            connection.rested()
+            kept.append(connection)
+        else:
+            connection.close()
+
+    def _proxy_for(self, host: str, port: int) -> str | None:
+        if not self._settings.proxy or is_loopback(host):
+            return None
+        for entry in self._settings.no_proxy.lower().split(","):
+            name, _, entry_port = entry.strip().partition(":")
+            name = name.lstrip("*").lstrip(".")
+            if entry.strip() == "*":
+                return None
+            if (
+                name
+                and (not entry_port or entry_port == str(port))
+                and (host.lower() == name or host.lower().endswith("." + name))
+            ):
+                return None
+        return self._settings.proxy
+
+    def _tls_context(self) -> ssl.SSLContext:
+        with self._tls_lock:
+            if self._tls is None:
+                self._tls = _tls_context(self._settings.ca_bundles)
+            return self._tls
+
+
+class NoAnswer(Exception):
+    """One attempt brought no answer, or a transient one. Stays inside the package."""
+
+    def __init__(self, reason: str, *, timed_out: bool = False, retry_after: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.timed_out = timed_out
+        self.retry_after = retry_after
+
+
+def with_retries(
+    once: Callable[[], T], service: str, attempts: int, deadline: Deadline, repeat_timeouts: bool = True
+) -> T:
+    """Call ``once`` until it does not raise ``NoAnswer``, with full jitter between, while attempts and time are left.
+
+    Raises
+    ------
+    CerberusUnavailable
+        No answer after the attempts allowed, or none can follow within the time left.
+    DeadlineExceeded
+        The time is up.
+    """
+    for attempt in range(1, attempts + 1):
+        deadline.check(f"asking {service}")
+        try:
+            return once()
+        except NoAnswer as failure:
+            reason, timed_out, retry_after = failure.reason, failure.timed_out, failure.retry_after
+        if timed_out:
+            deadline.check(f"waiting for {service}")
+        pause = max(retry_after, jitter() * min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2**attempt))
+        if attempt == attempts or (timed_out and not repeat_timeouts) or pause >= deadline.remaining():
+            break
+        time.sleep(pause)
+    raise CerberusUnavailable(
+        f"{service} is unavailable: {reason} (attempt {attempt} of {attempts}). If it lasts, see whether that service is "
+        f"healthy and the function's network (VPC, security group, NAT, endpoint, proxy) reaches it"
+    )
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection whose every wait is bounded by a deadline, tunnelled through a proxy if there is one."""
+
+    def __init__(self, host: str, port: int, deadline: Deadline, tls: ssl.SSLContext | None, proxy: str | None) -> None:
+        self.origin = ("http" if tls is None else "https", host, port)
+        self.deadline = deadline
+        self._tls = tls
+        if proxy is None:
+            super().__init__(host, port)
+        else:
+            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            super().__init__(parts.hostname or "", parts.port or 80)
+            credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+            self.set_tunnel(
+                host,
+                port,
+                {"Proxy-Authorization": f"Basic {b64encode(credentials).decode()}"} if parts.username else None,
+            )
+        self._tunnels = proxy is not None
+        self._rested = (0.0, 0.0)
+
+    def connect(self) -> None:
+        raw = self._tcp()
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = _BoundedSocket(raw, self)
+        if self._tunnels:
+            self._tunnel()  # type: ignore[attr-defined]  # http.client's own; a refusal raises OSError
+        if self._tls is not None:
+            raw.settimeout(self.deadline.check("connecting"))
+            secured = self._tls.wrap_socket(raw, server_hostname=self.origin[1])
+            self.sock = _BoundedSocket(secured, self)
+
+    def _tcp(self) -> socket.socket:
+        failure: OSError = OSError("the name has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            raw = socket.socket(family, kind, protocol)
+            try:
+                raw.settimeout(self.deadline.check("connecting"))
+                raw.connect(address)
+                return raw
+            except OSError as error:
+                raw.close()
+                failure = error
+            except BaseException:
+                raw.close()
+                raise
+        raise failure
+
+    def rested(self) -> None:
+        """Note when the connection went idle, by both clocks: a frozen container stops the monotonic one."""
+        self._rested = (time.monotonic(), time.time())
+
+    def usable(self) -> bool:
+        """Whether the connection is young enough, and silent: one that can be read from while idle was closed."""
+        idle = max(time.monotonic() - self._rested[0], abs(time.time() - self._rested[1]))
+        if self.sock is None or idle > _IDLE_SECONDS:
+            return False
+        poll = select.poll()  # not select.select, which knows no descriptor over 1023
+        poll.register(self.sock.fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+
+class _BoundedSocket:
+    """The part of a socket that http.client uses, each wait bounded by what is left of the connection's deadline."""
+
+    def __init__(self, raw: socket.socket, connection: _Connection) -> None:
+        self._raw = raw
+        self._connection = connection
+
+    def sendall(self, data: bytes) -> None:
+        self._raw.settimeout(self._connection.deadline.check("sending"))
+        self._raw.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_BoundedReader(self._raw, self._connection))
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+class _BoundedReader(io.RawIOBase):
+    def __init__(self, raw: socket.socket, connection: _Connection) -> None:
+        self._raw = raw
+        self._connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # any writable buffer
+        self._raw.settimeout(self._connection.deadline.check("reading"))
+        return self._raw.recv_into(buffer)
+
+
+def _tls_context(ca_bundles: tuple[str, ...]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for path in ca_bundles:
+        try:
+            context.load_verify_locations(path)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE: {path} holds no certificates ({_reason(error)})"
+            ) from None
+    if not ca_bundles:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        if not context.cert_store_stats()["x509_ca"]:
+            try:  # a Python without a store of its own; requests brings certifi
+                import certifi
+            except ImportError:
+                pass
+            else:
+                context.load_verify_locations(certifi.where())
+    return context
+
+
+def host_header(url: str) -> str:
+    """The Host header of a URL: the port only where it is not the scheme's own, as SigV4 signs it."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    standard = {"https": 443, "http": 80}[parts.scheme]
+    return host if parts.port in (None, standard) else f"{host}:{parts.port}"
+
+
+def _reason(error: BaseException) -> str:
+    """What to tell of an error: system and TLS errors by their own names; never text that came over the wire."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or type(error).__name__}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror or type(error).__name__
+    return type(error).__name__
