@@ -119,20 +119,19 @@ def _denied(refusal: AwsRefusal, region: str, account: str) -> errors.CerberusEr
     statement = json.dumps(
         {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": f"arn:{partition}:kms:*:{owner}:key/*"}
     )
-    if "resource-based policy" in text:
+    if any(kind in text for kind in ("identity-based polic", "permissions boundar", "control polic", "session polic")):
         return errors.DecryptionDenied(
-            f"the policy of Cerberus' KMS key in {region} does not name this role ({code}). If the role was deleted and made "
-            f"again under the same name, Cerberus mends its key within five minutes; see also that CERBERUS_IAM_ROLE_ARN is "
-            f"this function's own role"
+            f"the policies of the function's role do not let it decrypt ({code}). Add to its execution role: {statement}; if "
+            f"that is there, a permissions boundary, a service control policy or a Deny stands against it"
         )
-    if any(
-        kind in text for kind in ("identity-based policy", "permissions boundary", "control policy", "session policy")
-    ):
+    if "resource-based polic" in text:  # KMS words a key's policy and a key of another region alike
         return errors.DecryptionDenied(
-            f"the policies of the function's role do not let it decrypt ({code}). Add to its execution role: {statement}"
+            f"the policy of Cerberus' KMS key does not name this role, or the key is not in {region} ({code}). If the role was "
+            f"deleted and made again under the same name, Cerberus mends its key within five minutes; else see that "
+            f"CERBERUS_IAM_ROLE_ARN is this function's own role, and CERBERUS_REGION the region where Cerberus encrypts"
         )
     return errors.DecryptionDenied(
         f"KMS in {region} knows no such key, or does not let this role use it ({code}). One of three is wrong: the region (see "
-        f"that CERBERUS_REGION is where Cerberus encrypted); the function's policy (it needs {statement}); or the key's policy "
+        f"that CERBERUS_REGION is where Cerberus encrypts); the function's policy (it needs {statement}); or the key's policy "
         f"(a role deleted and made again under the same name: Cerberus mends its key within five minutes)"
     )
