@@ -1,9 +1,7 @@
 """Authenticate to Cerberus from AWS Lambda as the function's execution role.
 
-The names below load on first use, so that ``import cerberus_auth`` costs next to nothing in a function that may not need it.
+The names below load on first use, so that ``import cerberus_auth`` costs next to nothing.
 """
-
-from __future__ import annotations
 
 from ._version import __version__
 

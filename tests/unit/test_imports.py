@@ -1,0 +1,54 @@
+"""What the package loads, and when: each test looks at a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cerberus_auth
+
+LAYER = Path(cerberus_auth.__file__).parent.parent
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules that a bare interpreter has after running the code."""
+    show = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    script = f"import sys; sys.path.insert(0, {str(LAYER)!r})\n{code}\n{show}"
+    command = [sys.executable, "-I", "-S", "-c", script]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_importing_the_package_loads_nothing_but_itself() -> None:
+    assert loaded_by("import cerberus_auth") - loaded_by("") == {"cerberus_auth"}
+
+
+def test_what_comes_before_a_token_loads_no_http_library_no_sdk_and_no_dataclasses() -> None:
+    code = """
+import os
+os.environ |= {"CERBERUS_URL": "https://cerberus.example.com", "AWS_REGION": "us-west-2", "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+               "AWS_SECRET_ACCESS_KEY": "example", "AWS_LAMBDA_FUNCTION_NAME": "web"}
+from cerberus_auth import CerberusAuth, CerberusClient
+CerberusClient(CerberusAuth())
+"""
+    heavy = {
+        "requests",
+        "urllib3",
+        "boto3",
+        "botocore",
+        "cachetools",
+        "aws_lambda_powertools",
+        "dataclasses",
+        "typing",
+        "inspect",
+    }
+    loaded = loaded_by(code)
+    assert not loaded & heavy
+    assert {"ssl", "http"} <= loaded  # the certificate store is loaded with the function, not in its first invocation
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in cerberus_auth.__all__:
+        assert getattr(cerberus_auth, name)
+    assert set(cerberus_auth.__all__) <= set(dir(cerberus_auth))
+    assert not hasattr(cerberus_auth, "Cerberus")

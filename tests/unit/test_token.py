@@ -1,0 +1,88 @@
+"""Reading a token out of what was decrypted."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cerberus_auth import InvalidResponse
+from cerberus_auth.token import Asked, Token, parse
+
+GOOD: dict[str, Any] = {"client_token": "t0ken", "lease_duration": 3600}
+
+
+def read(document: bytes) -> Token:
+    return parse(document, Asked(), "arn:aws:iam::111111111111:role/web", "us-west-2", "the answer")
+
+
+def test_only_the_token_and_the_lease_are_relied_on() -> None:
+    token = read(json.dumps(GOOD | {"metadata": {"_truncated": "true"}, "policies": ["_truncated"]}).encode())
+    assert (token.value, token.lease_seconds) == ("t0ken", 3600)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"{}",
+        *(
+            json.dumps(GOOD | change).encode()
+            for change in (
+                {"client_token": None},
+                {"client_token": ""},
+                {"client_token": 7},
+                {"client_token": "to\r\nken"},
+                {"client_token": "to ken"},
+                {"client_token": "tok\u00e9n"},
+                {"client_token": "x" * 5000},
+                {"lease_duration": 0},
+                {"lease_duration": -1},
+                {"lease_duration": True},
+                {"lease_duration": "3600"},
+                {"lease_duration": 1.5},
+                {"lease_duration": None},
+                {"lease_duration": 10**12},
+            )
+        ),
+    ],
+)
+def test_anything_else_is_an_invalid_response(document: bytes) -> None:
+    with pytest.raises(InvalidResponse):
+        read(document)
+
+
+@given(
+    st.binary()
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner) | st.dictionaries(st.sampled_from(["client_token", "lease_duration", "x"]), inner)
+        ),
+    ).map(lambda v: json.dumps(v).encode())
+)
+def test_no_document_raises_anything_but_an_invalid_response(document: bytes) -> None:
+    try:
+        token = read(document)
+    except InvalidResponse:
+        return
+    assert token.value.isascii()
+    assert token.value.isprintable()
+    assert token.lease_seconds > 0
+
+
+def test_a_token_does_not_show() -> None:
+    token = read(json.dumps(GOOD).encode())
+    assert "t0ken" not in f"{token!r} {token!s} {token}"
+    with pytest.raises(TypeError):
+        pickle.dumps(token)
+    with pytest.raises(AttributeError):
+        token.value = "other"
