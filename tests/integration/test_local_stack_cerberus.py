@@ -1,0 +1,692 @@
+"""The stand-in for Cerberus does what the service does, over TLS, with AWS behind the gate."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.credentials
+import pytest
+import requests
+from botocore.exceptions import ClientError
+
+from local_stack.aws import Aws, Credentials
+from local_stack.cerberus import Call, Cerberus
+from local_stack.certificates import CertificateAuthority
+from local_stack.http_server import Fault, Response, Server
+
+REGION = "us-west-2"
+ROLE = "arn:aws:iam::111111111111:role/web"
+ROLE_WITH_PATH = "arn:aws:iam::111111111111:role/team/path/batch"
+ROOT = "arn:aws:iam::111111111111:root"
+MAY_DECRYPT = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "arn:aws:kms:*:222222222222:key/*"}],
+}
+
+KMS = "/v2/auth/iam-principal"
+KMS_V1 = "/v1/auth/iam-role"
+STS = "/v2/auth/sts-identity"
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def aws(ca: CertificateAuthority) -> Iterator[Aws]:
+    with Aws(tls=ca.server_context(), ca_bundle=ca.bundle) as aws:
+        for role in (ROLE, ROLE_WITH_PATH):
+            aws.create_role(role, MAY_DECRYPT)
+        yield aws
+
+
+@pytest.fixture
+def cerberus(aws: Aws, ca: CertificateAuthority) -> Iterator[Cerberus]:
+    operator = aws.account_credentials(Aws.CERBERUS_ACCOUNT)
+    with Cerberus(
+        aws_url=aws.url,
+        aws_ca=ca.bundle,
+        access_key=operator.access_key,
+        secret_key=operator.secret_key,
+        tls=ca.server_context(),
+    ) as cerberus:
+        cerberus.grant(ROLE)
+        yield cerberus
+    aws.server.faults.clear()
+
+
+class Client:
+    """What speaks to the stand-in, on one kept connection."""
+
+    def __init__(self, aws: Aws, url: str, bundle: Path) -> None:
+        self.aws = aws
+        self.url = url
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.session.verify = str(bundle)
+
+    def request(self, method: str, path: str, token: str | None = None, **options: Any) -> requests.Response:
+        headers = {"X-Cerberus-Token": token} if token else {}
+        return self.session.request(method, self.url + path, timeout=20, **({"headers": headers} | options))
+
+    def ask(self, principal: str = ROLE, region: str = REGION) -> requests.Response:
+        return self.request("POST", KMS, json={"iam_principal_arn": principal, "region": region})
+
+    def decrypt(self, auth_data: str, role: str = ROLE, region: str = REGION) -> bytes:
+        kms = self.aws.client("kms", self.aws.assume(role), region)
+        try:
+            plaintext: bytes = kms.decrypt(CiphertextBlob=base64.b64decode(auth_data, validate=True))["Plaintext"]
+            return plaintext
+        finally:
+            kms.close()
+
+    def authenticate(self, principal: str = ROLE, role: str = ROLE) -> Any:
+        return json.loads(self.decrypt(self.ask(principal).json()["auth_data"], role))
+
+    def token(self) -> str:
+        return str(self.authenticate()["client_token"])
+
+    def sign(
+        self,
+        credentials: Credentials,
+        region: str = REGION,
+        host: str | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
+        """The headers of a signed ``GetCallerIdentity``."""
+        host = host or f"sts.{region}.amazonaws.com"
+        body = "Action=GetCallerIdentity&Version=2011-06-15"
+        request = botocore.awsrequest.AWSRequest("POST", f"https://{host}/", dict(more or {}), body)
+        keys = botocore.credentials.Credentials(
+            credentials.access_key, credentials.secret_key, credentials.session_token
+        )
+        botocore.auth.SigV4Auth(keys, "sts", region).add_auth(request)
+        return dict(request.headers.items())
+
+
+@pytest.fixture
+def client(aws: Aws, cerberus: Cerberus, ca: CertificateAuthority) -> Iterator[Client]:
+    client = Client(aws, cerberus.url, ca.bundle)
+    with client.session:
+        yield client
+
+
+def error_of(response: requests.Response) -> tuple[int, int]:
+    """The status and the code, once the rest has been seen to have the format of the service's errors."""
+    answer = response.json()
+    assert set(answer) == {"error_id", "errors"}
+    (error,) = answer["errors"]
+    assert set(error) == {"code", "message"}
+    return response.status_code, error["code"]
+
+
+class TestKmsAuthentication:
+    def test_the_role_decrypts_a_token(self, client: Client) -> None:
+        response = client.ask()
+        assert response.status_code == 200
+        assert set(response.json()) == {"auth_data"}
+        token = json.loads(client.decrypt(response.json()["auth_data"]))
+        assert token.pop("client_token")
+        assert token == {
+            "policies": [],
+            "metadata": {
+                "username": ROLE,
+                "is_iam_principal": "true",
+                "is_admin": "false",
+                "groups": "registered-iam-principals",
+                "aws_region": REGION,
+                "aws_iam_principal_arn": ROLE,
+            },
+            "lease_duration": 3600,
+            "renewable": False,
+        }
+
+    def test_the_older_path_names_account_and_role(self, client: Client) -> None:
+        body = {"account_id": "111111111111", "role_name": "web", "region": REGION}
+        response = client.request("POST", KMS_V1, json=body)
+        metadata = json.loads(client.decrypt(response.json()["auth_data"]))["metadata"]
+        assert metadata["aws_account_id"] == "111111111111"
+        assert metadata["aws_iam_role_name"] == "web"
+        assert "aws_iam_principal_arn" not in metadata
+
+    def test_the_older_path_takes_a_role_with_its_path(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.grant(ROLE_WITH_PATH)
+        body = {"account_id": "111111111111", "role_name": "team/path/batch", "region": REGION}
+        response = client.request("POST", KMS_V1, json=body)
+        assert json.loads(client.decrypt(response.json()["auth_data"], ROLE_WITH_PATH))["client_token"]
+
+    def test_one_key_for_each_principal_and_region(self, client: Client, cerberus: Cerberus, aws: Aws) -> None:
+        cerberus.grant(ROLE_WITH_PATH)
+        before = aws.count("kms", "CreateKey")
+        for principal, region in [(ROLE, REGION), (ROLE, "eu-west-1"), (ROLE_WITH_PATH, REGION), (ROLE, REGION)]:
+            auth_data = client.ask(principal, region).json()["auth_data"]
+            assert json.loads(client.decrypt(auth_data, principal, region))["metadata"]["aws_region"] == region
+        assert aws.count("kms", "CreateKey") - before == 3
+        assert cerberus.key_arn(ROLE, "eu-west-1").startswith("arn:aws:kms:eu-west-1:222222222222:key/")
+
+    def test_nobody_else_decrypts(self, client: Client) -> None:
+        auth_data = client.ask().json()["auth_data"]
+        with pytest.raises(ClientError, match="AccessDenied"):
+            client.decrypt(auth_data, ROLE_WITH_PATH)
+
+    @pytest.mark.parametrize(
+        ("granted", "asked"),
+        [
+            (ROLE, "arn:aws:sts::111111111111:assumed-role/web/session"),
+            (
+                "arn:aws:sts::111111111111:assumed-role/web/session",
+                "arn:aws:sts::111111111111:assumed-role/web/session",
+            ),
+            (ROOT, ROLE),
+            (ROOT, "arn:aws:sts::111111111111:assumed-role/web/session"),
+        ],
+    )
+    def test_found(self, client: Client, cerberus: Cerberus, granted: str, asked: str) -> None:
+        cerberus.deny(ROLE)
+        cerberus.grant(granted)
+        assert client.ask(asked).status_code == 200
+        assert cerberus.calls[-1].principal == asked
+
+    def test_an_assumed_role_found_as_a_role_decrypts(self, client: Client) -> None:
+        token = client.authenticate("arn:aws:sts::111111111111:assumed-role/web/session")
+        assert token["metadata"]["aws_iam_principal_arn"] == "arn:aws:sts::111111111111:assumed-role/web/session"
+
+    def test_an_assumed_role_has_lost_its_path(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.grant(ROLE_WITH_PATH)
+        assert client.ask(ROLE_WITH_PATH).status_code == 200
+        assert error_of(client.ask("arn:aws:sts::111111111111:assumed-role/batch/session")) == (400, 99216)
+
+    @pytest.mark.parametrize(
+        ("body", "expected"),
+        [
+            ({"iam_principal_arn": "arn:aws:iam::111111111111:role/other", "region": REGION}, (400, 99216)),
+            ({"iam_principal_arn": "arn:aws:iam::333333333333:role/web", "region": REGION}, (400, 99216)),
+            ({"iam_principal_arn": "web", "region": REGION}, (400, 99996)),
+            ({"iam_principal_arn": "", "region": REGION}, (400, 99996)),
+            ({"iam_principal_arn": "arn:aws-us-gov:iam::111111111111:role/web", "region": REGION}, (400, 99996)),
+            ({"iam_principal_arn": "arn:aws:iam::111111111111:group/web", "region": REGION}, (400, 99996)),
+            ({"region": REGION}, (400, 99996)),
+            (["not", "an", "object"], (400, 99229)),
+            ({"iam_principal_arn": ROLE, "region": "us-wset-2"}, (400, 99215)),
+            ({"iam_principal_arn": ROLE, "region": " "}, (400, 99229)),
+            ({"iam_principal_arn": ROLE}, (400, 99229)),
+        ],
+    )
+    def test_refused(self, client: Client, body: object, expected: tuple[int, int]) -> None:
+        assert error_of(client.request("POST", KMS, json=body)) == expected
+
+    def test_partitions_are_switched_off_one_by_one(self, client: Client, cerberus: Cerberus) -> None:
+        chinese = "arn:aws-cn:iam::111111111111:role/web"
+        cerberus.partitions = {"aws-cn"}
+        assert error_of(client.ask(ROLE)) == (401, 99244)
+        assert error_of(client.ask(chinese)) == (400, 99216)
+        cerberus.partitions = {"aws"}
+        assert client.ask(ROLE).status_code == 200
+        assert error_of(client.ask(chinese)) == (401, 99245)
+
+    def test_switched_off(self, client: Client, cerberus: Cerberus) -> None:
+        v1_body = {"account_id": "111111111111", "role_name": "web", "region": REGION}
+        cerberus.v1_enabled = False
+        assert client.request("POST", KMS_V1, json=v1_body).status_code == 404
+        assert client.ask().status_code == 200
+        cerberus.v1_enabled, cerberus.kms_enabled = True, False
+        for response in (client.ask(), client.request("POST", KMS_V1, json=v1_body)):
+            assert response.status_code == 404
+            assert response.headers["Content-Type"].startswith("text/html")
+
+    def test_answers_are_cached_and_outlive_revocation(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.kms_cache_seconds = 60
+        first = client.ask().json()
+        token = json.loads(client.decrypt(first["auth_data"]))["client_token"]
+        cerberus.revoke(token)
+        assert client.ask().json() == first
+        assert error_of(client.request("GET", "/v1/secret/app/orders/db", token)) == (401, 99105)
+        assert client.ask(region="eu-west-1").json() != first
+        assert (cerberus.authentications, cerberus.cached_answers) == (2, 1)
+
+    def test_cached_answers_end(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.kms_cache_seconds = 0.01
+        first = client.ask().json()
+        time.sleep(0.02)
+        assert client.ask().json() != first
+        assert cerberus.cached_answers == 0
+
+    def test_by_default_each_answer_has_its_own_token(self, client: Client, cerberus: Cerberus) -> None:
+        assert client.token() != client.token()
+        assert (cerberus.authentications, cerberus.cached_answers) == (2, 0)
+
+    def test_what_is_too_long_for_kms_is_shortened(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.lease_seconds = "x" * 3800
+        token = client.authenticate()
+        assert token["metadata"] == {"_truncated": "true"}
+        assert token["policies"] == ["_truncated"]
+        assert token["client_token"]
+
+    def test_shortened_on_demand(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.truncate_metadata = True
+        token = client.authenticate()
+        assert (token["metadata"], token["policies"]) == ({"_truncated": "true"}, ["_truncated"])
+        assert token["lease_duration"] == 3600
+
+    @pytest.mark.parametrize("lease", [0, -5, 1.5, 10**400, "x", [], float("inf")])
+    def test_any_lease_goes_out_as_given(self, client: Client, cerberus: Cerberus, lease: Any) -> None:
+        cerberus.lease_seconds = lease
+        assert client.authenticate()["lease_duration"] == lease
+
+    def test_a_lease_left_out(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.lease_seconds = None
+        assert "lease_duration" not in client.authenticate()
+
+    def test_broken_ones(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.plaintext_override = b"\xffnot JSON"
+        assert client.decrypt(client.ask().json()["auth_data"]) == b"\xffnot JSON"
+        cerberus.auth_data_override = "***"
+        assert client.ask().json() == {"auth_data": "***"}
+
+    def test_when_kms_fails(self, client: Client, cerberus: Cerberus, aws: Aws) -> None:
+        aws.disable_key(cerberus.key_arn(ROLE, REGION))
+        assert error_of(client.ask()) == (500, 99223)
+        aws.server.faults.add(Fault.reset())
+        assert error_of(client.ask(region="eu-west-1")) == (500, 99223)
+        assert cerberus.authentications == 0
+
+    def test_a_role_made_again_waits_for_the_check_of_key_policies(
+        self, client: Client, cerberus: Cerberus, aws: Aws
+    ) -> None:
+        role = "arn:aws:iam::111111111111:role/again"
+        aws.create_role(role, MAY_DECRYPT)
+        cerberus.grant(role)
+        assert client.authenticate(role, role)
+        aws.delete_role(role)
+        aws.create_role(role, MAY_DECRYPT)
+        with pytest.raises(ClientError, match="AccessDenied"):
+            client.authenticate(role, role)
+        cerberus.check_key_policies()
+        assert client.authenticate(role, role)
+
+
+class TestStsAuthentication:
+    def test_the_caller_gets_a_token_in_clear(self, client: Client, cerberus: Cerberus, aws: Aws) -> None:
+        response = client.request("POST", STS, headers=client.sign(aws.assume(ROLE)))
+        token = response.json()
+        assert response.status_code == 200
+        assert token["lease_duration"] == 3600
+        assert "aws_region" not in token["metadata"]
+        assert token["metadata"]["aws_iam_principal_arn"] == "arn:aws:sts::111111111111:assumed-role/web/function"
+        assert cerberus.authentications == 1
+        cerberus.put_secret("app/orders/db", {"password": "p"})
+        assert client.request("GET", "/v1/secret/app/orders/db", token["client_token"]).status_code == 200
+
+    def test_the_region_is_that_of_the_scope(self, client: Client, aws: Aws) -> None:
+        response = client.request("POST", STS, headers=client.sign(aws.assume(ROLE), "eu-west-1"))
+        assert response.status_code == 200
+        assert (aws.calls[-1].action, aws.calls[-1].region) == ("GetCallerIdentity", "eu-west-1")
+
+    @pytest.mark.parametrize(
+        "more", [{"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}, {"X-Cerberus-Client": "a/1"}]
+    )
+    def test_a_signature_over_more_headers_cannot_match(self, client: Client, aws: Aws, more: dict[str, str]) -> None:
+        headers = client.sign(aws.assume(ROLE), more=more)
+        assert error_of(client.request("POST", STS, headers=headers)) == (400, 99237)
+
+    @pytest.mark.parametrize("host", ["sts.amazonaws.com", "localhost", "sts-fips.us-west-2.amazonaws.com"])
+    def test_a_signature_for_another_host_cannot_match(self, client: Client, aws: Aws, host: str) -> None:
+        headers = client.sign(aws.assume(ROLE), host=host)
+        assert error_of(client.request("POST", STS, headers=headers)) == (400, 99237)
+
+    def test_expired_credentials(self, client: Client, aws: Aws) -> None:
+        headers = client.sign(aws.assume(ROLE, duration_seconds=0))
+        assert error_of(client.request("POST", STS, headers=headers)) == (401, 99238)
+
+    def test_unknown_credentials(self, client: Client) -> None:
+        headers = client.sign(Credentials("ASIAUNKNOWN", "secret", "token"))
+        assert error_of(client.request("POST", STS, headers=headers)) == (401, 99106)
+
+    @pytest.mark.parametrize("missing", ["Authorization", "X-Amz-Date"])
+    def test_a_missing_header(self, client: Client, aws: Aws, missing: str) -> None:
+        headers = client.sign(aws.assume(ROLE))
+        del headers[missing]
+        assert error_of(client.request("POST", STS, headers=headers)) == (400, 99236)
+
+    def test_a_missing_session_token(self, client: Client, aws: Aws) -> None:
+        headers = client.sign(aws.assume(ROLE))
+        del headers["X-Amz-Security-Token"]
+        assert error_of(client.request("POST", STS, headers=headers)) == (401, 99106)
+
+    def test_no_signature_at_all(self, client: Client) -> None:
+        headers = {"Authorization": "Bearer x", "X-Amz-Date": "20260101T000000Z"}
+        assert error_of(client.request("POST", STS, headers=headers)) == (400, 99237)
+
+    def test_not_granted(self, client: Client, aws: Aws) -> None:
+        headers = client.sign(aws.assume(ROLE_WITH_PATH))
+        assert error_of(client.request("POST", STS, headers=headers)) == (400, 99216)
+
+    def test_when_sts_fails(self, client: Client, aws: Aws) -> None:
+        for fault in (Fault.reset(), Fault.status(503)):
+            aws.server.faults.add(fault)
+            assert error_of(client.request("POST", STS, headers=client.sign(aws.assume(ROLE)))) == (503, 99995)
+
+    def test_switched_off(self, client: Client, cerberus: Cerberus, aws: Aws) -> None:
+        cerberus.sts_enabled = False
+        response = client.request("POST", STS, headers=client.sign(aws.assume(ROLE)))
+        assert response.status_code == 404
+        assert response.headers["Content-Type"].startswith("text/html")
+
+
+class TestTokens:
+    @pytest.fixture(autouse=True)
+    def secrets(self, cerberus: Cerberus) -> None:
+        cerberus.put_secret("app/orders/db", {"username": "orders", "password": "one"})
+        cerberus.put_secret("app/orders/queue/in", {"url": "q"})
+        cerberus.put_secret("app/payments/db", {"password": "other"})
+        cerberus.put_file("app/orders/cert.p12", b"\x00\x01")
+
+    @pytest.mark.parametrize("header", ["X-Cerberus-Token", "X-Vault-Token"])
+    def test_reads(self, client: Client, header: str) -> None:
+        response = client.request("GET", "/v1/secret/app/orders/db", headers={header: client.token()})
+        assert response.status_code == 200
+        answer = response.json()
+        assert answer["data"] == {"username": "orders", "password": "one"}
+        assert answer["request_id"]
+        assert isinstance(answer["metadata"], dict)
+
+    def test_versions(self, client: Client, cerberus: Cerberus) -> None:
+        token = client.token()
+        second = cerberus.put_secret("app/orders/db", {"password": "two"})
+        cerberus.put_secret("app/orders/db", {"password": "three"})
+        passwords = {
+            version: client.request("GET", f"/v1/secret/app/orders/db{version}", token).json()["data"]["password"]
+            for version in ("", "?versionId=CURRENT", f"?versionId={second}")
+        }
+        assert list(passwords.values()) == ["three", "three", "two"]
+
+    def test_lists(self, client: Client) -> None:
+        token = client.token()
+        for path, keys in {
+            "app/orders": ["db", "queue/"],
+            "app/orders/": ["db", "queue/"],
+            "app/orders/queue": ["in"],
+        }.items():
+            answer = client.request("GET", f"/v1/secret/{path}?list=true", token).json()
+            assert answer["data"] == {"keys": keys}
+
+    def test_files(self, client: Client) -> None:
+        assert client.request("GET", "/v1/secure-file/app/orders/cert.p12", client.token()).content == b"\x00\x01"
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "secret/app/orders/nothing",
+            "secret/app/orders/db?versionId=none",
+            "secret/app/orders/nothing?list=true",
+            "secure-file/app/orders/nothing",
+        ],
+    )
+    def test_nothing_there(self, client: Client, path: str) -> None:
+        response = client.request("GET", f"/v1/{path}", client.token())
+        assert (response.status_code, response.content) == (404, b"")
+
+    @pytest.mark.parametrize("path", ["secret/app/payments/db", "secret/app?list=true", "secure-file/app/payments/x"])
+    def test_not_granted(self, client: Client, path: str) -> None:
+        assert error_of(client.request("GET", f"/v1/{path}", client.token())) == (403, 99994)
+
+    @pytest.mark.parametrize("token", [None, "made-up"])
+    def test_no_token(self, client: Client, token: str | None) -> None:
+        for method, path in [("GET", "/v1/secret/app/orders/db"), ("DELETE", "/v1/auth")]:
+            assert error_of(client.request(method, path, token)) == (401, 99105)
+
+    def test_revoked_by_its_holder(self, client: Client) -> None:
+        token, other = client.token(), client.token()
+        response = client.request("DELETE", "/v1/auth", token)
+        assert (response.status_code, response.content) == (204, b"")
+        assert error_of(client.request("GET", "/v1/secret/app/orders/db", token)) == (401, 99105)
+        assert client.request("GET", "/v1/secret/app/orders/db", other).status_code == 200
+
+    def test_all_revoked(self, client: Client, cerberus: Cerberus) -> None:
+        tokens = [client.token(), client.token()]
+        cerberus.revoke()
+        assert {client.request("GET", "/v1/secret/app/orders/db", token).status_code for token in tokens} == {401}
+
+    def test_expired(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.lease_seconds = 0
+        assert error_of(client.request("GET", "/v1/secret/app/orders/db", client.token())) == (401, 99105)
+
+    def test_no_such_thing(self, client: Client) -> None:
+        assert error_of(client.request("POST", "/v1/secret/app/orders/db", client.token())) == (404, 99996)
+
+
+class TestCalls:
+    def test_what_is_recorded(self, client: Client, cerberus: Cerberus) -> None:
+        body = {"iam_principal_arn": ROLE, "region": REGION}
+        headers = {"X-Cerberus-Client": "CerberusAuth/1.0.0"}
+        client.request("POST", KMS, json=body, headers=headers)
+        token = client.token()
+        client.request("GET", "/v1/secret/app/orders/db?versionId=CURRENT", token)
+        client.request("GET", "/v1/secret/app/orders/db")
+        assert cerberus.calls == [
+            Call("POST", KMS, 200, ROLE, body, "CerberusAuth/1.0.0"),
+            Call("POST", KMS, 200, ROLE, body, None),
+            Call("GET", "/v1/secret/app/orders/db", 404, ROLE, None, None),
+            Call("GET", "/v1/secret/app/orders/db", 401, None, None, None),
+        ]
+        assert (cerberus.count("/v2/auth"), cerberus.count("/v1/secret"), cerberus.count("/")) == (2, 2, 4)
+
+    def test_faulted_requests_are_recorded(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.server.faults.add(Fault.status(503))
+        cerberus.server.faults.add(Fault.reset())
+        cerberus.server.faults.add(Fault.half_body())
+        assert client.ask().status_code == 503
+        for _ in range(2):
+            with pytest.raises(requests.RequestException):
+                client.ask()
+        assert [call.status for call in cerberus.calls] == [503, 0, 200]
+        assert cerberus.authentications == 1
+
+    def test_an_answer_takes_the_time_chosen(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.answer_after_seconds = 0.2
+        started = time.monotonic()
+        assert client.ask().status_code == 200
+        assert time.monotonic() - started >= 0.2
+
+    def test_many_at_once(self, client: Client, cerberus: Cerberus) -> None:
+        with ThreadPoolExecutor(40) as pool:
+            answers = list(pool.map(lambda _: client.ask(), range(80)))
+        assert len({answer.json()["auth_data"] for answer in answers}) == 80
+        assert cerberus.authentications == len(cerberus.calls) == 80
+
+
+def echo(request: Any) -> Response:
+    return Response(200, b'{"answer": "%s"}' % request.path.encode(), {"Content-Type": "application/json"})
+
+
+class TestServer:
+    """The server that both stand-ins stand on."""
+
+    @pytest.fixture
+    def server(self, ca: CertificateAuthority) -> Iterator[Server]:
+        with Server(echo, ca.server_context()) as server:
+            yield server
+
+    @pytest.fixture
+    def get(self, server: Server, ca: CertificateAuthority) -> Iterator[Callable[..., requests.Response]]:
+        with requests.Session() as session:
+            session.trust_env = False
+            session.verify = str(ca.bundle)
+
+            def get(path: str = "/a", timeout: float = 20) -> requests.Response:
+                return session.get(server.url + path, timeout=timeout, allow_redirects=False)
+
+            yield get
+
+    @pytest.mark.parametrize("fault", [Fault.reset(), Fault.half_body()], ids=lambda fault: fault.kind)
+    def test_broken_connections(self, server: Server, get: Callable[..., requests.Response], fault: Fault) -> None:
+        server.faults.add(fault)
+        with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+            get()
+        assert get().json() == {"answer": "/a"}
+
+    @pytest.mark.parametrize("fault", [Fault.hang(), Fault.hang_after_headers()], ids=lambda fault: fault.kind)
+    def test_silence(self, server: Server, get: Callable[..., requests.Response], fault: Fault) -> None:
+        server.faults.add(fault)
+        with pytest.raises((requests.Timeout, requests.ConnectionError), match="timed out"):
+            get(timeout=0.1)
+        assert get().json() == {"answer": "/a"}
+
+    @pytest.mark.parametrize(
+        "fault", [Fault.drip_headers(0.001), Fault.drip_body(0.001), Fault.delay(0.05)], ids=lambda fault: fault.kind
+    )
+    def test_slowness(self, server: Server, get: Callable[..., requests.Response], fault: Fault) -> None:
+        server.faults.add(fault)
+        assert get().json() == {"answer": "/a"}
+        assert get().json() == {"answer": "/a"}
+        assert server.connections == 1
+
+    def test_one_byte_at_a_time(self, server: Server, get: Callable[..., requests.Response]) -> None:
+        started = time.monotonic()
+        server.faults.add(Fault.drip_body(0.01))
+        size = len(get().content)
+        assert time.monotonic() - started >= size * 0.01
+
+    @pytest.mark.parametrize(
+        ("fault", "status", "content_type", "body"),
+        [
+            (Fault.status(504, b"x"), 504, None, b"x"),
+            (Fault.status(299), 299, None, b""),
+            (Fault.html(502), 502, "text/html; charset=utf-8", None),
+            (Fault.empty(), 200, None, b""),
+            (Fault.wrong_content_type("text/plain"), 200, "text/plain", b'{"answer": "/a"}'),
+        ],
+    )
+    def test_other_answers(
+        self,
+        server: Server,
+        get: Callable[..., requests.Response],
+        fault: Fault,
+        status: int,
+        content_type: str | None,
+        body: bytes | None,
+    ) -> None:
+        server.faults.add(fault)
+        response = get()
+        assert (response.status_code, response.headers.get("Content-Type")) == (status, content_type)
+        assert response.content == body or (body is None and b"<html>" in response.content)
+
+    def test_headers_of_a_fault(self, server: Server, get: Callable[..., requests.Response]) -> None:
+        server.faults.add(Fault.status(429, headers={"Retry-After": "7"}))
+        server.faults.add(Fault.status(302, headers={"Location": "https://example.com/"}))
+        assert get().headers["Retry-After"] == "7"
+        assert get().headers["Location"] == "https://example.com/"
+
+    def test_a_gzip_bomb(self, server: Server, get: Callable[..., requests.Response]) -> None:
+        server.faults.add(Fault.gzip_bomb(5_000_001))
+        response = get()
+        assert int(response.headers["Content-Length"]) < 10_000
+        assert len(response.content) == 5_000_001
+
+    def test_which_requests_meet_a_fault(self, server: Server, get: Callable[..., requests.Response]) -> None:
+        server.faults.add(Fault.status(500), times=2)
+        server.faults.add(Fault.status(503), when=lambda request: request.path == "/b", times=None)
+        assert [get(path).status_code for path in ("/a", "/b", "/a", "/b", "/b")] == [500, 500, 200, 503, 503]
+        server.faults.clear()
+        assert get("/b").status_code == 200
+
+    def test_connections_are_kept(self, server: Server, get: Callable[..., requests.Response]) -> None:
+        assert [get().status_code for _ in range(3)] == [200] * 3
+        assert server.connections == 1
+
+    def test_connections_can_be_dropped(self, server: Server, get: Callable[..., requests.Response]) -> None:
+        get()
+        server.drop_connections()
+        assert get().status_code == 200
+        assert server.connections == 2
+
+    def test_a_stopped_listener_refuses_until_resumed(
+        self, server: Server, get: Callable[..., requests.Response]
+    ) -> None:
+        assert get().status_code == 200
+        server.stop_listening()
+        with pytest.raises(requests.ConnectionError, match="refused"):
+            get()
+        server.resume()
+        assert get().status_code == 200
+
+    def test_a_client_stuck_in_its_handshake_blocks_nobody(
+        self, server: Server, get: Callable[..., requests.Response]
+    ) -> None:
+        with socket.create_connection(("127.0.0.1", server.port)):
+            assert get().status_code == 200
+
+    def test_two_hundred_clients_at_once(self, server: Server, ca: CertificateAuthority) -> None:
+        together = threading.Barrier(200)
+
+        def ask(_: int) -> int:
+            together.wait(30)
+            return requests.get(server.url, timeout=30, verify=str(ca.bundle)).status_code
+
+        with ThreadPoolExecutor(200) as pool:
+            assert list(pool.map(ask, range(200))) == [200] * 200
+        assert server.connections == 200
+
+    def test_the_end_ends_everything(self, ca: CertificateAuthority) -> None:
+        before = set(threading.enumerate())
+        with Server(echo, ca.server_context()) as server:
+            server.faults.add(Fault.hang())
+            server.faults.add(Fault.delay(3600))
+            with (
+                ThreadPoolExecutor(2) as pool,
+                socket.create_connection(("127.0.0.1", server.port)),
+            ):
+                stuck = [pool.submit(requests.get, server.url, timeout=60, verify=str(ca.bundle)) for _ in range(2)]
+                while server.faults.planned:
+                    time.sleep(0.01)
+                server.close()
+                assert all(isinstance(one.exception(), requests.ConnectionError) for one in stuck)
+        server.close()
+        assert set(threading.enumerate()) == before
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port))
+
+    def test_a_port_in_use(self, server: Server) -> None:
+        with pytest.raises(OSError, match="in use"):
+            Server(echo, port=server.port)
+
+    def test_the_system_chooses_the_port(self) -> None:
+        with Server(echo) as one, Server(echo) as other:
+            assert one.port != other.port
+            assert one.url == f"http://127.0.0.1:{one.port}"
+
+    def test_a_mistake_in_the_service_shows(self, ca: CertificateAuthority, capsys: pytest.CaptureFixture[str]) -> None:
+        def fail(request: Any) -> Response:
+            raise LookupError("a mistake")
+
+        with Server(fail) as server:
+            assert requests.get(server.url, timeout=20).status_code == 500
+        assert "LookupError: a mistake" in capsys.readouterr().err
+
+    def test_it_writes_nothing_else(
+        self, server: Server, get: Callable[..., requests.Response], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        get()
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(b"this is no handshake")
+        server.faults.add(Fault.drip_body(0.01))
+        with pytest.raises(requests.RequestException):
+            get(timeout=0.001)
+        server.close()
+        assert capfd.readouterr() == ("", "")
+
+    def test_clients_that_do_not_know_the_authority_refuse(self, server: Server, tmp_path: Path) -> None:
+        other = CertificateAuthority(tmp_path)
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.get(server.url, timeout=20, verify=str(other.bundle))
