@@ -1,0 +1,172 @@
+"""IAM policies: the part of their language that the local stack uses, and nothing of the rest.
+
+What is not understood raises UnsupportedPolicyError: a condition passed over would let through what AWS refuses.
+Rules: IAM User Guide, "Policy evaluation logic" and "IAM JSON policy elements reference".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+Context = Mapping[str, tuple[str, ...]]
+"""What conditions look at: the names of condition keys, in lower case, and the values that the request gives them."""
+
+KNOWN_ELEMENTS = {"Sid", "Effect", "Action", "Resource", "Principal", "Condition"}
+
+
+class UnsupportedPolicyError(ValueError):
+    """The document is not a policy, or uses what is not understood here."""
+
+
+class Verdict(Enum):
+    """What one policy says. An explicit deny wins over any number of allows."""
+
+    ALLOW = "allow"
+    EXPLICIT_DENY = "explicit deny"
+    IMPLICIT_DENY = "implicit deny"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement. ``principals`` is empty in an identity policy."""
+
+    allow: bool
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    principals: tuple[str, ...]
+    conditions: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+    def applies(self, action: str, resource: str, context: Context) -> bool:
+        """Tell whether this statement speaks of this request, whoever makes it."""
+        return (
+            any(_matches(pattern.lower(), action.lower()) for pattern in self.actions)
+            and any(_matches_arn(pattern, resource) for pattern in self.resources)
+            and all(_holds(operator, wanted, context.get(key)) for operator, key, wanted in self.conditions)
+        )
+
+
+def parse(document: str | Mapping[str, Any]) -> tuple[Statement, ...]:
+    """Read a policy document.
+
+    :raises UnsupportedPolicyError: says what is not understood.
+    """
+    try:
+        policy = json.loads(document) if isinstance(document, str) else document
+        return tuple(_statement(statement) for statement in _list(policy["Statement"]))
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise UnsupportedPolicyError(f"not a policy: {error!r}") from error
+
+
+def evaluate(
+    statements: Collection[Statement],
+    action: str,
+    resource: str,
+    context: Context,
+    principals: Collection[str] | None = None,
+) -> Verdict:
+    """Say what a policy says of a request.
+
+    :param principals: for a resource policy, the names under which it may speak of the caller; ``None`` for an
+        identity policy, which speaks of its holder.
+    """
+    speaking = [
+        statement
+        for statement in statements
+        if (principals is None or not set(principals).isdisjoint(statement.principals))
+        and statement.applies(action, resource, context)
+    ]
+    if any(not statement.allow for statement in speaking):
+        return Verdict.EXPLICIT_DENY
+    return Verdict.ALLOW if speaking else Verdict.IMPLICIT_DENY
+
+
+def map_principals(document: str, change: Callable[[str], str]) -> str:
+    """Give the document with each AWS principal changed, as AWS does when it stores and shows resource policies."""
+    policy = json.loads(document)
+    for statement in _list(policy["Statement"]):
+        principal = statement.get("Principal")
+        if isinstance(principal, dict) and "AWS" in principal:
+            names = [change(name) for name in _list(principal["AWS"])]
+            principal["AWS"] = names if len(names) > 1 else names[0]
+    return json.dumps(policy)
+
+
+def _statement(statement: Mapping[str, Any]) -> Statement:
+    unknown = set(statement) - KNOWN_ELEMENTS
+    if unknown or statement["Effect"] not in ("Allow", "Deny"):
+        raise UnsupportedPolicyError(f"a statement with {sorted(unknown) or statement['Effect']}")
+    conditions = tuple(
+        (operator, key.lower(), tuple(_without_variables(_list(wanted))))
+        for operator, keys in statement.get("Condition", {}).items()
+        for key, wanted in keys.items()
+    )
+    for operator, _, _ in conditions:
+        if operator.rpartition(":")[2] not in _TESTS or operator.rpartition(":")[0] not in _QUANTIFIERS:
+            raise UnsupportedPolicyError(f"the condition operator {operator}")
+    return Statement(
+        allow=statement["Effect"] == "Allow",
+        actions=tuple(_list(statement["Action"])),
+        # A role's trust policy has none: it speaks of that role.
+        resources=tuple(_without_variables(_list(statement.get("Resource", "*")))),
+        principals=tuple(_principals(statement.get("Principal", {}))),
+        conditions=conditions,
+    )
+
+
+def _principals(principal: str | Mapping[str, Any]) -> list[str]:
+    if isinstance(principal, str):
+        if principal != "*":
+            raise UnsupportedPolicyError(f"the principal {principal!r}")
+        return ["*"]
+    unknown = set(principal) - {"AWS", "Service"}
+    if unknown:
+        raise UnsupportedPolicyError(f"principals of the kind {sorted(unknown)}")
+    return [name for names in principal.values() for name in _list(names)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _without_variables(values: list[Any]) -> list[str]:
+    strings = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+    for value in strings:
+        if "${" in value:
+            raise UnsupportedPolicyError(f"the policy variable in {value!r}")
+    return strings
+
+
+def _matches(pattern: str, value: str) -> bool:
+    expression = "".join({"*": ".*", "?": "."}.get(part, re.escape(part)) for part in pattern)
+    return re.fullmatch(expression, value, re.DOTALL) is not None
+
+
+def _matches_arn(pattern: str, arn: str) -> bool:
+    """Match part by part: a wildcard in one part of an ARN does not reach into the next."""
+    if pattern == "*":
+        return True
+    patterns, parts = pattern.split(":", 5), arn.split(":", 5)
+    return len(patterns) == len(parts) and all(map(_matches, patterns, parts))
+
+
+_TESTS: Mapping[str, Callable[[str, str], bool]] = {
+    "StringEquals": lambda wanted, value: wanted == value,
+    "StringLike": _matches,
+    "Null": lambda wanted, value: wanted == value,
+}
+_QUANTIFIERS = ("", "ForAllValues", "ForAnyValue")
+
+
+def _holds(operator: str, wanted: tuple[str, ...], values: tuple[str, ...] | None) -> bool:
+    quantifier, _, name = operator.rpartition(":")
+    if name == "Null":
+        values = ("true" if values is None else "false",)
+    if values is None:
+        return quantifier == "ForAllValues"  # as in AWS: nothing to be true of all of nothing
+    satisfied = [any(_TESTS[name](one, value) for one in wanted) for value in values]
+    return all(satisfied) if quantifier == "ForAllValues" else any(satisfied)
