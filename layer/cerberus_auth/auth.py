@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from urllib.parse import urlsplit
+import weakref
+from urllib.parse import urljoin, urlsplit
 
+from . import extension
 from .aws import connect
 from .cache import TokenCache
 from .cerberus import CLIENT_HEADERS
@@ -20,16 +22,24 @@ from .transport import Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
     import requests
 
     from .sequence import AuthMethod
     from .token import Token
 
+    class LambdaContext(Protocol):
+        """The part of a handler's context that is used here."""
+
+        def get_remaining_time_in_millis(self) -> int:
+            """Milliseconds until Lambda ends the invocation."""
+
+
 TOKEN_HEADER = "X-Cerberus-Token"  # noqa: S105  (a header's name)
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _MAX_SHARED = 32
+_ANSWER_SECONDS = 0.3  # of an invocation's remaining time, left to the handler to answer in
 
 
 class CerberusAuth:
@@ -58,18 +68,20 @@ class CerberusAuth:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env()
-        self._shared = _share(self.settings)
+        self._shared = _process.share(self.settings)
         self._cache = self._shared.cache
-        if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:  # initialisation has full CPU; a small function's handler has not
-            self._shared.load()
+        if "AWS_LAMBDA_FUNCTION_NAME" in os.environ and not self.settings.token:
+            self._shared.initialise()
 
-    def token(self, timeout: float | None = None) -> str:
+    def token(self, timeout: float | None = None, *, context: LambdaContext | None = None) -> str:
         """The cached token, or a new one.
 
         Parameters
         ----------
         timeout
             Seconds to wait at the most; ``CERBERUS_TIMEOUT`` by default, and never more than that.
+        context
+            The handler's: also wait no longer than the invocation lasts, less 0.3 s to answer in.
 
         Raises
         ------
@@ -79,7 +91,7 @@ class CerberusAuth:
         held = self._cache.held
         if held is not None and time.monotonic() < held.fresh and time.time() < held.fresh_wall:
             return held.value
-        return self.settings.token or self._cache.get(timeout)
+        return self.settings.token or self._cache.get(seconds_left(timeout, context))
 
     def invalidate(self) -> None:
         """Forget the token, and any remembered failure: the next ``token()`` authenticates."""
@@ -180,8 +192,6 @@ class _Again:
             return response
         if response.is_redirect:
             location = response.headers["location"]
-            from urllib.parse import urljoin
-
             if not self._auth._is_ours(urljoin(sent.url or "", location)):
                 del sent.headers[TOKEN_HEADER]  # requests copies the headers of this request when it follows
             return response
@@ -200,44 +210,140 @@ class _Again:
         return second
 
 
+def seconds_left(timeout: float | None, context: LambdaContext | None) -> float | None:
+    """The shorter of a caller's timeout and what its invocation leaves; None where neither is given."""
+    if context is None:
+        return timeout
+    left = context.get_remaining_time_in_millis() / 1000 - _ANSWER_SECONDS
+    return left if timeout is None else min(timeout, left)
+
+
 class _Shared:
     """What instances with equal settings have in common."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._sequence: Sequence | None = None
-        self._lock = threading.Lock()
+        self.settings = settings
         self.transport = Transport(settings)
         self.cache = TokenCache(self.authenticate, timeout=settings.timeout, margin=settings.expiry_margin)
+        self._sequence: Sequence | None = None
+        self._initialised = False
+        self._lock = threading.Lock()
+
+    def initialise(self) -> None:
+        """What Lambda gives a full CPU for, and a small function's handler has not: once."""
+        with self._lock:
+            if self._initialised:
+                return
+            self._initialised = True
+        self.load()
+        if self.settings.renewal == "extension":
+            self.cache.renewed_beside = _process.has_extension()
+        if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+            _process.hook_snapshots()
+        else:
+            self.begin()
+
+    def begin(self) -> None:
+        """Authenticate ahead of the first use, if so set."""
+        if self.settings.prefetch == "init":
+            self.cache.prefetch()
 
     def load(self) -> Sequence:
         """Load the lane to AWS and the certificate store: no network."""
         with self._lock:
             if self._sequence is None:
-                aws = connect(self._settings, self.transport)
+                aws = connect(self.settings, self.transport)
                 aws.load()
                 self.transport.load()
-                ways: list[AuthMethod] = [way(self._settings, self.transport, aws) for way in (KmsAuth, StsAuth)]
-                chosen = [way for way in ways if self._settings.auth_method in ("auto", way.name)]
-                self._sequence = Sequence(self._settings, aws, chosen)
+                ways: list[AuthMethod] = [way(self.settings, self.transport, aws) for way in (KmsAuth, StsAuth)]
+                chosen = [way for way in ways if self.settings.auth_method in ("auto", way.name)]
+                self._sequence = Sequence(self.settings, aws, chosen)
             return self._sequence
 
     def authenticate(self, deadline: Deadline, refused: str | None = None) -> Token:
         """What the cache calls for a new token."""
         return self.load().authenticate(deadline, refused)
 
+    def forget(self) -> None:
+        """Before a snapshot: no token, no credentials, no connection."""
+        self.cache.invalidate()
+        self._sequence = None
+        self.transport.close()
 
-_shared: dict[Settings, _Shared] = {}  # the process-wide cache
-_shared_lock = threading.Lock()
+    def start_anew(self) -> None:
+        """In a forked child or a restored container: no lock or connection of the process it was copied from."""
+        self._lock = threading.Lock()
+        self.transport.start_anew()
+        self.cache.start_anew()
 
 
-def _share(settings: Settings) -> _Shared:
-    with _shared_lock:
-        shared = _shared.pop(settings, None) or _Shared(settings)
-        _shared[settings] = shared  # the last used goes last; the first out is the one unused for longest
-        if len(_shared) > _MAX_SHARED:
-            del _shared[next(iter(_shared))]
-        return shared
+class _Process:
+    """The process-wide cache: what each settings' instances share, and what Lambda and the system do to all of it."""
+
+    def __init__(self) -> None:
+        self._shared: dict[Settings, _Shared] = {}
+        self._all: weakref.WeakSet[_Shared] = weakref.WeakSet()
+        self._lock = threading.RLock()
+        self._extension: bool | None = None
+        self._hooked = False
+        os.register_at_fork(after_in_child=self._forked)
+
+    def share(self, settings: Settings) -> _Shared:
+        with self._lock:
+            shared = self._shared.pop(settings, None) or _Shared(settings)
+            self._shared[settings] = shared  # the last used goes last; the first out is the one unused for longest
+            self._all.add(shared)
+            if len(self._shared) > _MAX_SHARED:
+                del self._shared[next(iter(self._shared))]
+            return shared
+
+    def has_extension(self) -> bool:
+        """Whether renewals run in an extension. The first to ask registers it, for all."""
+        with self._lock:
+            if self._extension is None:
+                self._extension = extension.start(self._renew, self._extension_ended)
+            return self._extension
+
+    def hook_snapshots(self) -> None:
+        """SnapStart: forget before the snapshot, start anew after each restore (Lambda's runtime hooks for Python)."""
+        with self._lock:
+            if self._hooked:
+                return
+            self._hooked = True
+        from snapshot_restore_py import register_after_restore, register_before_snapshot
+
+        register_before_snapshot(self._forget)
+        register_after_restore(self._restored)
+
+    def _renew(self, deadline: Deadline) -> None:
+        for shared in list(self._all):
+            if shared.settings.renewal == "extension":
+                shared.cache.renew(deadline)
+
+    def _extension_ended(self) -> None:
+        self._extension = False
+        for shared in list(self._all):
+            shared.cache.renewed_beside = False
+
+    def _forget(self) -> None:
+        for shared in list(self._all):
+            shared.forget()
+
+    def _restored(self) -> None:
+        for shared in list(self._all):
+            beside = shared.cache.renewed_beside  # its thread is restored with the process
+            shared.start_anew()
+            shared.cache.renewed_beside = beside
+            shared.begin()
+
+    def _forked(self) -> None:
+        self._lock = threading.RLock()
+        self._extension = False  # its thread is the parent's
+        for shared in list(self._all):
+            shared.start_anew()
+
+
+_process = _Process()
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

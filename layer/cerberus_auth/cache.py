@@ -7,13 +7,12 @@ little time, while the others keep the old token. *Must refresh*: after the usab
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 
 from .clock import Deadline, jitter
 from .errors import CerberusError, CerberusUnavailable, DeadlineExceeded
+from .token import Asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ REFRESH_SECONDS = 2.0  # what the one caller who renews early may wait
 _REFRESH_WINDOW = 0.2  # of the usable life
 _FIRST_PAUSE_SECONDS = 0.25
 _MAX_PAUSE_SECONDS = 4.0
+_ABANDON_SECONDS = 1.0  # past its deadline, a flight is not waited for
 
 
 class Held:
@@ -63,11 +63,18 @@ class Held:
 class _Flight:
     """One authentication under way, and those who wait for it."""
 
-    __slots__ = ("error", "landed")
+    __slots__ = ("began", "error", "landed", "seconds")
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.began = Asked()
+        self.seconds = seconds
         self.landed = threading.Event()
         self.error: CerberusError | None = None
+
+    def is_abandoned(self) -> bool:
+        """Whether it is past its time by either clock, as when Lambda has frozen it in mid-request: wait for it no more."""
+        age = max(time.monotonic() - self.began.monotonic, time.time() - self.began.wall)
+        return age > self.seconds + _ABANDON_SECONDS
 
 
 class _Failure:
@@ -94,17 +101,21 @@ class TokenCache:
         self._authenticate = authenticate
         self._timeout = timeout
         self._margin = margin
-        self._early = jitter()
         self._generation = 0
         self._refused: str | None = None
-        self._reset_after_fork()
-        _caches.add(self)
+        self.start_anew()
 
-    def _reset_after_fork(self) -> None:
-        # The token stays good in the child; a lock or a flight of a thread that only the parent has would never end.
+    def start_anew(self) -> None:
+        """After a fork or a restore: locks and flights of threads that are no more, and the jitter of another container.
+
+        A token held stays: in a forked child it is as good as in its parent.
+        """
         self._lock = threading.Lock()
+        self._early = jitter()
         self._flight: _Flight | None = None
+        self._prefetch: _Flight | None = None
         self._failure: _Failure | None = None
+        self.renewed_beside = False  # whether an extension renews in the refresh window, so that no caller has to
 
     def get(self, timeout: float | None = None) -> str:
         """The token's value: the one held, or after an authentication a new one.
@@ -125,23 +136,27 @@ class TokenCache:
         while True:
             with self._lock:
                 held, flight, failure = self.held, self._flight, self._failure
+                prefetch, self._prefetch = self._prefetch, None
                 if held is not None and held.is_fresh():
                     return held.value
+                if flight is not None and flight.is_abandoned():
+                    flight = None
+                pauses = failure is not None and failure.is_recent()
                 usable = held is not None and held.is_usable()
-                if (
-                    usable
-                    and held is not None
-                    and (flight is not None or (failure is not None and failure.is_recent()))
-                ):
+                if usable and held is not None and (self.renewed_beside or flight is not None or pauses):
                     return held.value
-                if flight is None and not usable and failure is not None and failure.is_recent():
+                if prefetch is not None and prefetch.error is not None and not prefetch.is_abandoned():
+                    error, self._failure = prefetch.error.fresh(), None  # the next caller tries anew
+                    break
+                if flight is None and not usable and failure is not None and pauses:
                     error = failure.error.fresh()
                     break
+                limit = deadline.within(REFRESH_SECONDS) if usable else deadline
                 leads = flight is None
                 if flight is None:
-                    flight = self._flight = _Flight()
+                    flight = self._flight = _Flight(limit.seconds)
             if leads:
-                self._fly(flight, deadline.within(REFRESH_SECONDS) if usable else deadline)
+                self._fly(flight, limit)
             elif not flight.landed.wait(deadline.check("waiting for another thread's authentication")):
                 deadline.check("waiting for another thread's authentication")
             held = self.held
@@ -152,6 +167,28 @@ class TokenCache:
                 error = flight.error.fresh()
                 break
         raise error
+
+    def prefetch(self) -> None:
+        """Begin an authentication in a thread of its own. The first ``get`` waits for what is left of it, and raises its
+        error if it failed; the one after tries anew."""
+        with self._lock:
+            if self.held is not None or self._flight is not None:
+                return
+            deadline = Deadline(self._timeout)
+            flight = self._flight = self._prefetch = _Flight(deadline.seconds)
+        threading.Thread(target=self._fly, args=(flight, deadline), name="cerberus-auth-prefetch", daemon=True).start()
+
+    def renew(self, deadline: Deadline) -> None:
+        """Renew now if the refresh window has begun and nobody does so; the failure, if it fails, is remembered."""
+        with self._lock:
+            held, failure = self.held, self._failure
+            if held is None or held.is_fresh() or (failure is not None and failure.is_recent()):
+                return
+            if self._flight is not None and not self._flight.is_abandoned():
+                return
+            deadline = deadline.within(self._timeout)
+            flight = self._flight = _Flight(deadline.seconds)
+        self._fly(flight, deadline)
 
     def invalidate(self, refused: str | None = None) -> None:
         """Forget the token and any remembered failure.
@@ -189,28 +226,23 @@ class TokenCache:
                 flight.error = error.fresh()
         finally:  # whatever happens, those who wait go on
             with self._lock:
-                self._flight = None
+                current = self._flight is flight
+                if current:
+                    self._flight = None
                 if generation != self._generation:
                     pass
                 elif held is not None:
                     self._failure = None
                     if held.value != self._refused:
                         self.held, self._refused = held, None
-                # A caller's own short timeout says nothing about the service.
-                elif flight.error is not None and not (
-                    isinstance(flight.error, DeadlineExceeded)
-                    and deadline.seconds < min(self._timeout, REFRESH_SECONDS)
+                # A caller's own short timeout says nothing about the service; nor does a flight that was given up.
+                elif (
+                    current
+                    and flight.error is not None
+                    and not (
+                        isinstance(flight.error, DeadlineExceeded)
+                        and deadline.seconds < min(self._timeout, REFRESH_SECONDS)
+                    )
                 ):
                     self._failure = _Failure(flight.error, self._failure.count if self._failure else 0)
             flight.landed.set()
-
-
-_caches: weakref.WeakSet[TokenCache] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for cache in list(_caches):
-        cache._reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -7,7 +7,7 @@ import time
 from urllib.parse import quote
 
 from . import errors
-from .auth import TOKEN_HEADER, CerberusAuth
+from .auth import TOKEN_HEADER, CerberusAuth, seconds_left
 from .cerberus import CLIENT_HEADERS, json_object
 from .clock import Deadline
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from typing import Any
 
+    from .auth import LambdaContext
     from .transport import Response
 
 _MAX_CACHED = 256  # secrets kept for max_age
@@ -36,7 +37,13 @@ class CerberusClient:
         self._lock = threading.Lock()
 
     def read(
-        self, path: str, *, max_age: float | None = None, fresh: bool = False, timeout: float | None = None
+        self,
+        path: str,
+        *,
+        max_age: float | None = None,
+        fresh: bool = False,
+        timeout: float | None = None,
+        context: LambdaContext | None = None,
     ) -> dict[str, Any]:
         """The keys and values stored under a path such as ``app/orders/db``.
 
@@ -48,6 +55,8 @@ class CerberusClient:
             Read, whatever ``max_age`` says; the answer is kept for later calls.
         timeout
             Seconds for all of it; ``CERBERUS_TIMEOUT`` by default.
+        context
+            The handler's: also no longer than the invocation lasts, less 0.3 s to answer in.
 
         Raises
         ------
@@ -62,7 +71,7 @@ class CerberusClient:
             if data is not None and max(time.monotonic() - read_at, time.time() - read_at_wall) < max_age:
                 return dict(data)
         now = time.monotonic(), time.time()
-        data = self._data(path, "", timeout)
+        data = self._data(path, "", seconds_left(timeout, context))
         if max_age is not None:
             with self._lock:
                 if self._cached is None:
@@ -72,15 +81,15 @@ class CerberusClient:
                 self._cached[path] = (*now, data)
         return dict(data)
 
-    def list(self, path: str, *, timeout: float | None = None) -> list[str]:
-        """The names under a path; those that end in ``/`` hold more.
+    def list(self, path: str, *, timeout: float | None = None, context: LambdaContext | None = None) -> list[str]:
+        """The names under a path; those that end in ``/`` hold more. ``timeout`` and ``context`` as in ``read``.
 
         Raises
         ------
         SecretNotFound, AccessDenied, TokenRefused, CerberusUnavailable, InvalidResponse, DeadlineExceeded
             And whatever authenticating raises.
         """
-        keys = self._data(_checked(path), "?list=true", timeout).get("keys")
+        keys = self._data(_checked(path), "?list=true", seconds_left(timeout, context)).get("keys")
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise errors.InvalidResponse(f"Cerberus answers the list of {path!r} without keys")
         return keys

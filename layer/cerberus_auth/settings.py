@@ -27,8 +27,6 @@ _NOT_OFFERED = {
     "CERBERUS_ASSUME_ROLE_ARN": "",
     "CERBERUS_SHARED_CACHE_TABLE": "",
     "CERBERUS_SHARED_CACHE_KEY": "",
-    "CERBERUS_PREFETCH": "off",
-    "CERBERUS_RENEWAL": "inline",
 }
 _ENDPOINT_SERVICES = ("kms", "sts", "lambda", "dynamodb")
 
@@ -56,6 +54,10 @@ class Settings:
         How often one request may be sent.
     expiry_margin
         Seconds at the end of a lease in which its token is no longer handed out.
+    prefetch
+        ``init``: authenticate while the function initialises; ``off``.
+    renewal
+        ``extension``: renew in an internal Lambda extension; ``inline``.
     aws_client
         ``signed``, ``sdk`` or ``auto``.
     aws_region
@@ -89,10 +91,12 @@ class Settings:
         "kms_account_id",
         "max_attempts",
         "no_proxy",
+        "prefetch",
         "profile",
         "proxy",
         "read_timeout",
         "region",
+        "renewal",
         "timeout",
         "token",
         "url",
@@ -110,6 +114,8 @@ class Settings:
     read_timeout: float
     max_attempts: int
     expiry_margin: float
+    prefetch: str
+    renewal: str
     aws_client: str
     aws_region: str
     function_name: str
@@ -134,6 +140,8 @@ class Settings:
         read_timeout: float = 5,
         max_attempts: int = 3,
         expiry_margin: float = 60,
+        prefetch: str = "off",
+        renewal: str = "inline",
         aws_client: str = "auto",
         aws_region: str = "",
         function_name: str = "",
@@ -156,6 +164,8 @@ class Settings:
             "read_timeout": read_timeout,
             "max_attempts": max_attempts,
             "expiry_margin": expiry_margin,
+            "prefetch": prefetch,
+            "renewal": renewal,
             "aws_client": aws_client,
             "aws_region": aws_region or region,
             "function_name": function_name,
@@ -225,6 +235,8 @@ class Settings:
             read_timeout=number("CERBERUS_READ_TIMEOUT", 5),
             max_attempts=whole("CERBERUS_MAX_ATTEMPTS", 3),
             expiry_margin=number("CERBERUS_EXPIRY_MARGIN", 60),
+            prefetch=text("CERBERUS_PREFETCH", default="off").lower(),
+            renewal=text("CERBERUS_RENEWAL", default="inline").lower(),
             aws_client=text("CERBERUS_AWS_CLIENT", default="auto").lower(),
             aws_region=text("AWS_REGION", "AWS_DEFAULT_REGION", "CERBERUS_REGION"),
             function_name=text("AWS_LAMBDA_FUNCTION_NAME"),
@@ -260,6 +272,10 @@ class Settings:
             found.append(f"CERBERUS_AUTH_METHOD must be kms, sts or auto, not {self.auth_method[:40]!r}")
         if self.aws_client not in ("auto", "signed", "sdk"):
             found.append(f"CERBERUS_AWS_CLIENT must be signed, sdk or auto, not {self.aws_client[:40]!r}")
+        if self.prefetch not in ("off", "init"):
+            found.append(f"CERBERUS_PREFETCH must be init or off, not {self.prefetch[:40]!r}")
+        if self.renewal not in ("inline", "extension"):
+            found.append(f"CERBERUS_RENEWAL must be extension or inline, not {self.renewal[:40]!r}")
         for arn in self.iam_role_arns:
             matched = _PRINCIPAL.fullmatch(arn)
             if matched is None:

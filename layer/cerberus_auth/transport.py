@@ -59,6 +59,11 @@ class Transport:
         self._tls: ssl.SSLContext | None = None
         self._tls_lock = threading.Lock()
 
+    def start_anew(self) -> None:
+        """In a forked child or a restored container: leave the connections to the process that opened them."""
+        self._tls_lock = threading.Lock()
+        self.close()
+
     def load(self) -> None:
         """Load the certificate store now: at initialisation, where Lambda gives a full CPU."""
         self._tls_context()

@@ -62,6 +62,8 @@ def test_an_endpoint_of_a_service_goes_before_that_of_all() -> None:
         ({"CERBERUS_IAM_ROLE_ARN": "arn:aws:iam::1111:role/web"}, "must be a role's ARN"),
         ({"CERBERUS_IAM_ROLE_ARN": "arn:aws-us-gov:iam::111111111111:role/web"}, "knows only aws and aws-cn"),
         ({"CERBERUS_AUTH_METHOD": "ldap"}, "CERBERUS_AUTH_METHOD must be kms, sts or auto"),
+        ({"CERBERUS_PREFETCH": "always"}, "CERBERUS_PREFETCH must be init or off"),
+        ({"CERBERUS_RENEWAL": "never"}, "CERBERUS_RENEWAL must be extension or inline"),
         ({"CERBERUS_AWS_CLIENT": "curl"}, "CERBERUS_AWS_CLIENT must be signed, sdk or auto"),
         ({"AWS_REGION": ""}, "no region"),
         ({"AWS_REGION": "mars"}, "must name regions such as us-west-2"),
@@ -79,7 +81,6 @@ def test_an_endpoint_of_a_service_goes_before_that_of_all() -> None:
         ({"CERBERUS_MAX_ATTEMPTS": "1.5"}, "CERBERUS_MAX_ATTEMPTS must be a whole number"),
         ({"AWS_CA_BUNDLE": "/nowhere/ca.pem"}, "names no file"),
         ({"HTTPS_PROXY": "socks5://proxy:1080"}, "HTTPS_PROXY must be an http:// proxy"),
-        ({"CERBERUS_PREFETCH": "init"}, "CERBERUS_PREFETCH is not offered by this version"),
         ({"CERBERUS_ASSUME_ROLE_ARN": "arn:aws:iam::111111111111:role/x"}, "CERBERUS_ASSUME_ROLE_ARN is not offered"),
     ],
 )
