@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 import weakref
+from functools import partial
 from urllib.parse import urljoin, urlsplit
 
 from . import extension
 from .aws import connect
-from .cache import TokenCache
+from .cache import Held, TokenCache
 from .cerberus import CLIENT_HEADERS
 from .clock import Deadline
 from .errors import CerberusError, ConfigurationError, shielded
-from .kms_auth import KmsAuth
+from .kms_auth import KmsAuth, OlderKmsAuth
 from .sequence import Sequence
 from .settings import Settings
 from .sts_auth import StsAuth
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 
 TOKEN_HEADER = "X-Cerberus-Token"  # noqa: S105  (a header's name)
+_logger = logging.getLogger("cerberus_auth")
+
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _MAX_SHARED = 32
 _ANSWER_SECONDS = 0.3  # of an invocation's remaining time, left to the handler to answer in
@@ -109,11 +113,12 @@ class CerberusAuth:
         CerberusError
             See README, "Errors and what to do".
         """
+        self._cache.invalidate(refused)
+        del refused  # this frame may be part of an error's traceback
         if self.settings.token:
             from .errors import TokenRefused
 
             raise TokenRefused("Cerberus refuses CERBERUS_TOKEN: remove it, or set one that has not ended")
-        self._cache.invalidate(refused)
         return self.token(timeout)
 
     def close(self, revoke: bool = False) -> None:
@@ -130,21 +135,17 @@ class CerberusAuth:
             The service could not be told; the token is forgotten all the same.
         """
         held = self._cache.held
-        value = held.value if held is not None and held.is_usable() else None
         self._cache.invalidate()
         try:
-            if revoke and value is not None:
-                self._revoke(value)
+            if revoke and held is not None and held.is_usable():
+                shielded(partial(self._revoke, held))
         finally:
             self._shared.transport.close()
 
-    def _revoke(self, value: str) -> None:
-        headers = {**CLIENT_HEADERS, TOKEN_HEADER: value}
-        del value
+    def _revoke(self, held: Held) -> None:
+        headers = {**CLIENT_HEADERS, TOKEN_HEADER: held.value}
         url, deadline = f"{self.settings.url}/v1/auth", Deadline(self.settings.timeout)
-        response = shielded(
-            lambda: self.transport.request("Cerberus", "DELETE", url, deadline, headers=lambda: headers)
-        )
+        response = self.transport.request("Cerberus", "DELETE", url, deadline, headers=lambda: headers)
         if response.status not in (204, 200, 401):  # 401: it has ended already
             raise CerberusError(f"Cerberus does not revoke the token ({response.status}); it ends with its lease")
 
@@ -188,16 +189,19 @@ class _Again:
 
     def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
         sent = response.request
-        if not self._auth._is_ours(sent.url):
+        if not self._auth._is_ours(sent.url) or TOKEN_HEADER not in sent.headers:
             return response
-        if response.is_redirect:
-            location = response.headers["location"]
-            if not self._auth._is_ours(urljoin(sent.url or "", location)):
-                del sent.headers[TOKEN_HEADER]  # requests copies the headers of this request when it follows
-            return response
-        if response.status_code != 401 or self._retried:
-            return response
-        self._retried = True
+        if response.status_code == 401 and not self._retried:
+            self._retried = True
+            response = self._repeat(response, **kwargs)
+        if response.is_redirect:  # requests copies the headers of the first request when it follows
+            sent.headers[TOKEN_HEADER] = response.request.headers[TOKEN_HEADER]
+            if not self._auth._is_ours(urljoin(sent.url or "", response.headers["location"])):
+                del sent.headers[TOKEN_HEADER]
+        return response
+
+    def _repeat(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+        sent = response.request
         _ = response.content  # read to its end, so that the connection is free
         response.close()
         request = sent.copy()
@@ -255,14 +259,20 @@ class _Shared:
                 aws = connect(self.settings, self.transport)
                 aws.load()
                 self.transport.load()
-                ways: list[AuthMethod] = [way(self.settings, self.transport, aws) for way in (KmsAuth, StsAuth)]
-                chosen = [way for way in ways if self.settings.auth_method in ("auto", way.name)]
-                self._sequence = Sequence(self.settings, aws, chosen)
+                methods: list[AuthMethod] = [
+                    method(self.settings, self.transport, aws)
+                    for method in (KmsAuth, StsAuth, OlderKmsAuth)
+                    if self.settings.auth_method in ("auto", method.setting)
+                ]
+                self._sequence = Sequence(self.settings, aws, methods)
             return self._sequence
 
     def authenticate(self, deadline: Deadline, refused: str | None = None) -> Token:
         """What the cache calls for a new token."""
-        return self.load().authenticate(deadline, refused)
+        token = self.load().authenticate(deadline, refused)
+        principal = token.principal or "the execution role"
+        _logger.info("authenticated to Cerberus as %s in %s, for %s s", principal, token.region, token.lease_seconds)
+        return token
 
     def forget(self) -> None:
         """Before a snapshot: no token, no credentials, no connection."""
@@ -315,10 +325,10 @@ class _Process:
         register_before_snapshot(self._forget)
         register_after_restore(self._restored)
 
-    def _renew(self, deadline: Deadline) -> None:
+    def _renew(self, deadline: Deadline, ahead: float) -> None:
         for shared in list(self._all):
             if shared.settings.renewal == "extension":
-                shared.cache.renew(deadline)
+                shared.cache.renew(deadline, ahead)
 
     def _extension_ended(self) -> None:
         self._extension = False
@@ -333,6 +343,7 @@ class _Process:
         for shared in list(self._all):
             beside = shared.cache.renewed_beside  # its thread is restored with the process
             shared.start_anew()
+            shared.forget()  # also what another's hook fetched after ours had run
             shared.cache.renewed_beside = beside
             shared.begin()
 

@@ -7,6 +7,7 @@ little time, while the others keep the old token. *Must refresh*: after the usab
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
@@ -27,18 +28,21 @@ if TYPE_CHECKING:
             """A new token that is not the refused one, or a ``CerberusError``."""
 
 
+_logger = logging.getLogger("cerberus_auth")
+
 REFRESH_SECONDS = 2.0  # what the one caller who renews early may wait
 _REFRESH_WINDOW = 0.2  # of the usable life
 _FIRST_PAUSE_SECONDS = 0.25
 _MAX_PAUSE_SECONDS = 4.0
 _ABANDON_SECONDS = 1.0  # past its deadline, a flight is not waited for
+_SAME_TIME = 1.1  # times as long is as long: part of a caller's time is spent before it comes here
 
 
 class Held:
     """A token with the moments of its life, each by the monotonic and by the wall clock: the earlier one counts, since a
     frozen container stops the one and an adjusted clock can step the other back."""
 
-    __slots__ = ("end", "end_wall", "fresh", "fresh_wall", "value")
+    __slots__ = ("end", "end_wall", "fresh", "fresh_wall", "usable", "value")
 
     def __init__(self, token: Token, margin: float, early: float) -> None:
         usable = token.lease_seconds - margin
@@ -46,6 +50,7 @@ class Held:
             usable = token.lease_seconds * 0.9
         fresh = usable * (1 - _REFRESH_WINDOW * early)
         self.value = token.value
+        self.usable = usable
         self.fresh = token.asked.monotonic + fresh
         self.fresh_wall = token.asked.wall + fresh
         self.end = token.asked.monotonic + usable
@@ -58,6 +63,11 @@ class Held:
     def is_usable(self) -> bool:
         """Whether the token may be handed out."""
         return time.monotonic() < self.end and time.time() < self.end_wall
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the usable life will be over in so many seconds; never said of a token in the first half of it."""
+        left = min(self.end - time.monotonic(), self.end_wall - time.time())
+        return left < min(seconds, self.usable / 2)
 
 
 class _Flight:
@@ -80,16 +90,21 @@ class _Flight:
 class _Failure:
     """The last failure, raised again to whoever comes before its pause is over."""
 
-    __slots__ = ("count", "end", "end_wall", "error")
+    __slots__ = ("count", "end", "end_wall", "error", "seconds")
 
-    def __init__(self, error: CerberusError, count: int) -> None:
+    def __init__(self, error: CerberusError, count: int, seconds: float) -> None:
         pause = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(count, 10)) * (0.5 + jitter() / 2)
         self.error = error
         self.count = count + 1
+        self.seconds = seconds  # that the authentication had
         self.end = time.monotonic() + pause
         self.end_wall = time.time() + pause
 
-    def is_recent(self) -> bool:
+    def holds_for(self, deadline: Deadline) -> bool:
+        """Whether its pause lasts by both clocks. For want of time it says nothing to those who have more: a service that
+        needs three seconds fails a renewal in the refresh window, and still serves whoever can wait."""
+        if isinstance(self.error, DeadlineExceeded) and deadline.remaining() > self.seconds * _SAME_TIME:
+            return False
         return time.monotonic() < self.end and time.time() < self.end_wall
 
 
@@ -141,8 +156,9 @@ class TokenCache:
                     return held.value
                 if flight is not None and flight.is_abandoned():
                     flight = None
-                pauses = failure is not None and failure.is_recent()
                 usable = held is not None and held.is_usable()
+                limit = deadline.within(REFRESH_SECONDS) if usable else deadline
+                pauses = failure is not None and failure.holds_for(limit)
                 if usable and held is not None and (self.renewed_beside or flight is not None or pauses):
                     return held.value
                 if prefetch is not None and prefetch.error is not None and not prefetch.is_abandoned():
@@ -151,16 +167,17 @@ class TokenCache:
                 if flight is None and not usable and failure is not None and pauses:
                     error = failure.error.fresh()
                     break
-                limit = deadline.within(REFRESH_SECONDS) if usable else deadline
                 leads = flight is None
                 if flight is None:
-                    flight = self._flight = _Flight(limit.seconds)
+                    flight = self._flight = _Flight(limit.remaining())
             if leads:
                 self._fly(flight, limit)
             elif not flight.landed.wait(deadline.check("waiting for another thread's authentication")):
                 deadline.check("waiting for another thread's authentication")
             held = self.held
             if held is not None and held.is_usable():
+                if leads and flight.error is not None:
+                    _warn(flight.error)
                 return held.value
             # It may have been led by one who had less time than we have, or forgotten as it landed: then it is our turn.
             if flight.error is not None and (leads or not isinstance(flight.error, DeadlineExceeded)):
@@ -178,17 +195,27 @@ class TokenCache:
             flight = self._flight = self._prefetch = _Flight(deadline.seconds)
         threading.Thread(target=self._fly, args=(flight, deadline), name="cerberus-auth-prefetch", daemon=True).start()
 
-    def renew(self, deadline: Deadline) -> None:
-        """Renew now if the refresh window has begun and nobody does so; the failure, if it fails, is remembered."""
+    def renew(self, deadline: Deadline, ahead: float = 0) -> None:
+        """Renew now if the refresh window has begun and nobody does so; the failure, if it fails, is remembered.
+
+        Parameters
+        ----------
+        ahead
+            Seconds until the next chance to renew: also renew a token that will not last so long.
+        """
         with self._lock:
             held, failure = self.held, self._failure
-            if held is None or held.is_fresh() or (failure is not None and failure.is_recent()):
+            deadline = deadline.within(self._timeout)
+            if held is None or (held.is_fresh() and not held.ends_within(ahead)):
+                return
+            if failure is not None and failure.holds_for(deadline):
                 return
             if self._flight is not None and not self._flight.is_abandoned():
                 return
-            deadline = deadline.within(self._timeout)
             flight = self._flight = _Flight(deadline.seconds)
         self._fly(flight, deadline)
+        if flight.error is not None:
+            _warn(flight.error)
 
     def invalidate(self, refused: str | None = None) -> None:
         """Forget the token and any remembered failure.
@@ -200,10 +227,10 @@ class TokenCache:
         """
         with self._lock:
             if refused is not None:
-                if self.held is not None and self.held.value != refused:
-                    return  # somebody has renewed already
-                if self.held is None and self._refused == refused:
-                    return  # somebody has reported it already: the failure that followed stays remembered
+                if self.held is None and self._refused is None:
+                    self._refused = refused
+                if self.held is None or self.held.value != refused:
+                    return  # somebody has renewed or reported it already: the failure that followed stays remembered
             self.held = None
             self._failure = None
             self._refused = refused
@@ -233,16 +260,23 @@ class TokenCache:
                     pass
                 elif held is not None:
                     self._failure = None
-                    if held.value != self._refused:
+                    surpassed = not current and self.held is not None and self.held.is_usable()
+                    if held.value != self._refused and not surpassed:
                         self.held, self._refused = held, None
                 # A caller's own short timeout says nothing about the service; nor does a flight that was given up.
                 elif (
                     current
+                    and not flight.is_abandoned()
                     and flight.error is not None
                     and not (
                         isinstance(flight.error, DeadlineExceeded)
-                        and deadline.seconds < min(self._timeout, REFRESH_SECONDS)
+                        and flight.seconds * _SAME_TIME < min(self._timeout, REFRESH_SECONDS)
                     )
                 ):
-                    self._failure = _Failure(flight.error, self._failure.count if self._failure else 0)
+                    count = self._failure.count if self._failure else 0
+                    self._failure = _Failure(flight.error, count, flight.seconds)
             flight.landed.set()
+
+
+def _warn(error: CerberusError) -> None:
+    _logger.warning("the token could not be renewed; the old one serves for now. %s: %s", type(error).__name__, error)
