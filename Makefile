@@ -1,0 +1,107 @@
+# Needs make and Python 3.11 or newer, with its venv module. Everything else is installed under this folder.
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv
+BIN = $(VENV)/bin
+REQUIREMENTS := tests/requirements
+LAYER_SOURCES = $(shell find layer -type f -not -path '*/__pycache__/*')
+APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -path '*/__pycache__/*')
+
+export SAM_CLI_TELEMETRY := 0
+export UV_PYTHON_DOWNLOADS := never
+
+# The Pythons of this machine, newest first. Each must really start, and be able to make an environment.
+find_pythons = for minor in 14 13 12 11; do \
+	for python in python3.$$minor python3 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.$$minor.*/bin/python; do \
+	if "$$python" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, $$minor))" 2> /dev/null; then \
+	echo "$$python"; break; fi; done; done
+
+pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
+
+.PHONY: help setup layer build demo test check pytest test-all format lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready $(VENV)-runtime/.ready .venv-sam/.ready ## install the tools (the other commands do so too)
+
+layer: build/cerberus-auth-layer.zip build/powertools-layer.zip ## build both layers: build/layer, build/powertools, and their zips
+
+build: .aws-sam/build/.ready ## build the SAM application
+
+demo: setup build ## invoke each sample function, cold and warm, against a local Cerberus and AWS
+	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack.demo
+
+test: check pytest ## lint, types, template and all tests
+
+check: $(VENV)/.ready .venv-sam/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/cfn-lint template.yaml
+	.venv-sam/bin/sam validate --lint
+
+pytest: setup build
+	$(BIN)/pytest -n 2
+
+test-all: setup ## the same on every supported Python of this machine
+	@pythons=$$($(find_pythons)); echo Testing on $$pythons; \
+	for python in $$pythons; do \
+	version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	$(MAKE) --no-print-directory test PYTHON="$$python" VENV=".venv-$$version"; done; echo Passed on $$pythons
+
+format: $(VENV)/.ready ## format the code, and mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.ready ## pin the newest versions of everything that is installed or packed
+	$(call pin,layer/requirements)
+	$(call pin,layer/requirements-powertools,$(addprefix --no-emit-package=,botocore python-dateutil six urllib3))
+	$(call pin,$(REQUIREMENTS)/uv)
+	$(call pin,$(REQUIREMENTS)/dev)
+	$(call pin,$(REQUIREMENTS)/runtime)
+	$(call pin,$(REQUIREMENTS)/sam)
+
+clean: ## remove all that was built or installed
+	rm -rf .venv* .aws-sam build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find functions layer tests -name __pycache__ -prune -exec rm -rf {} +
+
+# A changed pin makes an environment anew, so that nothing of the old one stays.
+$(VENV)/.ready: $(REQUIREMENTS)/uv.txt $(REQUIREMENTS)/dev.txt
+	@python="$(or $(PYTHON),$$($(find_pythons) | sed -n 1p))"; \
+	test -n "$$python" || { echo "Python 3.11 or newer with its venv module is needed, and none was found: install it" \
+	"(on Debian and Ubuntu: python3 and python3-venv), or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
+	echo "Installing into $(VENV), with $$("$$python" --version) ..."; "$$python" -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/uv.txt
+	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/dev.txt
+	@touch $@
+
+$(VENV)-runtime/.ready: ENVIRONMENT = $(VENV)-runtime
+.venv-sam/.ready: ENVIRONMENT = .venv-sam
+$(VENV)-runtime/.ready: $(REQUIREMENTS)/runtime.txt
+.venv-sam/.ready: $(REQUIREMENTS)/sam.txt
+$(VENV)-runtime/.ready .venv-sam/.ready: | $(VENV)/.ready
+	@echo "Installing into $(ENVIRONMENT) ..."
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ENVIRONMENT)
+	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(ENVIRONMENT) --require-hashes -r $<
+	@touch $@
+
+.aws-sam/build/.ready: $(LAYER_SOURCES) $(APPLICATION) | $(VENV)/.ready .venv-sam/.ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" .venv-sam/bin/sam build
+	@touch $@
+
+define build_layer
+rm -rf $2
+PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory -C layer build-$1 ARTIFACTS_DIR="$(CURDIR)/$2"
+$(BIN)/python layer/archive.py $2 $@
+endef
+build/cerberus-auth-layer.zip: $(LAYER_SOURCES) | $(VENV)/.ready
+	$(call build_layer,CerberusAuthLayer,build/layer)
+build/powertools-layer.zip: $(LAYER_SOURCES) | $(VENV)/.ready
+	$(call build_layer,PowertoolsLayer,build/powertools)
