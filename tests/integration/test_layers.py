@@ -1,0 +1,131 @@
+"""The layers as ``layer/Makefile`` builds them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from zipfile import ZipFile, ZipInfo
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTENTS = {
+    "CerberusAuthLayer": {
+        "cachetools",
+        "cerberus_auth",
+        "certifi",
+        "charset_normalizer",
+        "idna",
+        "requests",
+        "urllib3",
+    },
+    "PowertoolsLayer": {"aws_lambda_powertools", "aws_xray_sdk", "jmespath", "typing_extensions", "wrapt"},
+}
+IMPORTS = {
+    "CerberusAuthLayer": "import cachetools, requests; from cerberus_auth import CerberusAuth, CerberusClient",
+    "PowertoolsLayer": "import wrapt; from aws_lambda_powertools import Logger; Logger(service='orders')",
+}
+DATA = {"cacert.pem", "aws_para_whitelist.json", "sampling_rule.json", "swagger-ui-bundle.min.js", "swagger-ui.min.css"}
+
+
+class Build(NamedTuple):
+    folder: Path
+    archive: Path
+
+    @property
+    def entries(self) -> list[ZipInfo]:
+        with ZipFile(self.archive) as zipped:
+            return zipped.infolist()
+
+    @property
+    def paths(self) -> list[PurePosixPath]:
+        """Of the files, below ``python/``."""
+        return [PurePosixPath(entry.filename).relative_to("python") for entry in self.entries]
+
+
+def build(layer: str, folder: Path) -> Build:
+    """Build as ``sam build`` does: from a copy of the source folder, with ARTIFACTS_DIR in the environment."""
+    source, artifacts, archive = folder / "source", folder / "artifacts", folder / "layer.zip"
+    shutil.copytree(ROOT / "layer", source)
+    (source / "cerberus_auth" / "__pycache__").mkdir(exist_ok=True)
+    (source / "cerberus_auth" / "__pycache__" / "left-over.pyc").touch()
+    artifacts.mkdir()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        "ARTIFACTS_DIR": str(artifacts),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    subprocess.run(["make", "-C", source, f"build-{layer}"], env=environment, check=True, capture_output=True)
+    subprocess.run([sys.executable, source / "archive.py", artifacts, archive], check=True)
+    return Build(artifacts / "python", archive)
+
+
+@pytest.fixture(scope="module", params=CONTENTS)
+def layer(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def built(layer: str, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return build(layer, tmp_path_factory.mktemp(layer))
+
+
+def test_built_twice_it_is_the_same_bytes(layer: str, built: Build, tmp_path: Path) -> None:
+    mask = os.umask(0o077)
+    try:
+        again = build(layer, tmp_path)
+    finally:
+        os.umask(mask)
+    assert again.archive.read_bytes() == built.archive.read_bytes()
+
+
+def test_it_holds_the_packages_it_should_and_no_others(layer: str, built: Build) -> None:
+    names = {path.parts[0].removesuffix(".py") for path in built.paths}
+    packages = {name for name in names if not name.endswith(".dist-info")}
+    assert packages == CONTENTS[layer]
+    assert {name.split("-")[0] for name in names - packages} == packages
+
+
+def test_it_holds_nothing_but_modules_and_the_data_they_read(built: Build) -> None:
+    others = [
+        str(path)
+        for path in built.paths
+        if path.suffix != ".py" and path.name not in DATA and not path.parts[0].endswith(".dist-info")
+    ]
+    assert others == []
+    assert [str(path) for path in built.paths if {"tests", "testing", "__pycache__", "bin"} & set(path.parts)] == []
+
+
+def test_every_package_has_its_metadata_and_licence(built: Build) -> None:
+    for folder in built.folder.glob("*.dist-info"):
+        metadata = (folder / "METADATA").read_text()
+        assert "\nLicense" in metadata
+        # This package's own terms are in its metadata; the full text is that of requests, beside it.
+        assert folder.name.startswith("cerberus_auth-") or list(folder.rglob("LICEN[CS]E*"))
+
+
+def test_anyone_may_read_its_files(built: Build) -> None:
+    assert {entry.external_attr >> 16 for entry in built.entries} == {0o644}
+
+
+def test_its_files_have_one_time_and_one_mode_in_what_sam_packs(built: Build) -> None:
+    states = {(path.is_dir(), path.stat().st_mode & 0o777, path.stat().st_mtime) for path in built.folder.rglob("*")}
+    assert sorted((is_dir, mode) for is_dir, mode, _ in states) == [(False, 0o644), (True, 0o755)]
+
+
+def test_it_needs_the_standard_library_alone(layer: str, built: Build) -> None:
+    code = f"import sys; sys.path.append({str(built.folder)!r}); {IMPORTS[layer]}"
+    subprocess.run([sys.executable, "-I", "-S", "-W", "error", "-c", code], check=True, capture_output=True)
+
+
+def test_what_pip_installs_is_what_the_layer_packs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert (ROOT / "layer/requirements.in").read_text().split() == project["dependencies"]
+    assert (ROOT / "layer/requirements-powertools.in").read_text().split() == extras["powertools"]
