@@ -15,7 +15,7 @@ from .aws import connect
 from .cache import Held, TokenCache
 from .cerberus import CLIENT_HEADERS
 from .clock import Deadline
-from .errors import CerberusError, ConfigurationError, shielded
+from .errors import CerberusError, ConfigurationError, TokenRefused, shielded
 from .kms_auth import KmsAuth, OlderKmsAuth
 from .sequence import Sequence
 from .settings import Settings
@@ -116,10 +116,14 @@ class CerberusAuth:
         self._cache.invalidate(refused)
         del refused  # this frame may be part of an error's traceback
         if self.settings.token:
-            from .errors import TokenRefused
-
             raise TokenRefused("Cerberus refuses CERBERUS_TOKEN: remove it, or set one that has not ended")
         return self.token(timeout)
+
+    def refused_again(self, token: str) -> TokenRefused:
+        """The error for a new token that was refused like the one before; it is dropped, and callers fail fast for a while."""
+        error = TokenRefused("Cerberus refuses (401) a token that it has just given: see the service's log")
+        self._cache.give_up(token, error)
+        return error
 
     def close(self, revoke: bool = False) -> None:
         """Forget the token and close the connections. The next ``token()`` starts anew.
@@ -139,6 +143,7 @@ class CerberusAuth:
         try:
             if revoke and held is not None and held.is_usable():
                 shielded(partial(self._revoke, held))
+                self._cache.invalidate(held.value)  # the service may hand it out again from its cache
         finally:
             self._shared.transport.close()
 
@@ -167,9 +172,7 @@ class CerberusAuth:
         request.headers[TOKEN_HEADER] = self.token()
         for name, value in CLIENT_HEADERS.items():
             request.headers.setdefault(name, value)
-        position = getattr(request.body, "tell", None)
-        again = _Again(self, position() if position else None)
-        request.register_hook("response", again)  # type: ignore[no-untyped-call]
+        request.register_hook("response", _Again(self, request.body))  # type: ignore[no-untyped-call]
         return request
 
     def _is_ours(self, url: str | None) -> bool:
@@ -182,10 +185,10 @@ class CerberusAuth:
 class _Again:
     """A response hook of ``requests``: one retry after a 401, and no token to another origin after a redirect."""
 
-    def __init__(self, auth: CerberusAuth, body_position: int | None) -> None:
+    def __init__(self, auth: CerberusAuth, body: Any) -> None:
         self._auth = auth
-        self._body_position = body_position
-        self._retried = False
+        self._position = _position(body)
+        self._retried = body is not None and not isinstance(body, bytes | str) and self._position is None
 
     def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
         sent = response.request
@@ -194,6 +197,8 @@ class _Again:
         if response.status_code == 401 and not self._retried:
             self._retried = True
             response = self._repeat(response, **kwargs)
+            if response.status_code == 401:
+                self._auth.refused_again(str(response.request.headers[TOKEN_HEADER]))
         if response.is_redirect:  # requests copies the headers of the first request when it follows
             sent.headers[TOKEN_HEADER] = response.request.headers[TOKEN_HEADER]
             if not self._auth._is_ours(urljoin(sent.url or "", response.headers["location"])):
@@ -206,12 +211,20 @@ class _Again:
         response.close()
         request = sent.copy()
         request.headers[TOKEN_HEADER] = self._auth.renewed(str(sent.headers[TOKEN_HEADER]))
-        if self._body_position is not None:
-            request.body.seek(self._body_position)  # type: ignore[union-attr]
+        if self._position is not None:
+            request.body.seek(self._position)  # type: ignore[union-attr]
         second = response.connection.send(request, **kwargs)
         second.history.append(response)
         second.request = request
         return second
+
+
+def _position(body: Any) -> int | None:
+    """Where a body begins that can be sent again from there; None for any other."""
+    try:
+        return int(body.tell()) if body.seekable() else None
+    except (AttributeError, OSError):
+        return None
 
 
 def seconds_left(timeout: float | None, context: LambdaContext | None) -> float | None:
@@ -231,20 +244,21 @@ class _Shared:
         self.cache = TokenCache(self.authenticate, timeout=settings.timeout, margin=settings.expiry_margin)
         self._sequence: Sequence | None = None
         self._initialised = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def initialise(self) -> None:
         """What Lambda gives a full CPU for, and a small function's handler has not: once."""
         with self._lock:
             if self._initialised:
                 return
+            snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
+            if snapshot:
+                _process.hook_snapshots()
+            self.load()
+            if self.settings.renewal == "extension":
+                self.cache.renewed_beside = _process.has_extension()
             self._initialised = True
-        self.load()
-        if self.settings.renewal == "extension":
-            self.cache.renewed_beside = _process.has_extension()
-        if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
-            _process.hook_snapshots()
-        else:
+        if not snapshot:
             self.begin()
 
     def begin(self) -> None:
@@ -282,7 +296,8 @@ class _Shared:
 
     def start_anew(self) -> None:
         """In a forked child or a restored container: no lock or connection of the process it was copied from."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._sequence = None
         self.transport.start_anew()
         self.cache.start_anew()
 

@@ -172,17 +172,21 @@ class TokenCache:
                     flight = self._flight = _Flight(limit.remaining())
             if leads:
                 self._fly(flight, limit)
-            elif not flight.landed.wait(deadline.check("waiting for another thread's authentication")):
-                deadline.check("waiting for another thread's authentication")
+            else:
+                flight.landed.wait(deadline.check("waiting for another thread's authentication"))
             held = self.held
+            if flight is prefetch:
+                self._failure = None  # the next caller tries anew
             if held is not None and held.is_usable():
                 if leads and flight.error is not None:
                     _warn(flight.error)
                 return held.value
-            # It may have been led by one who had less time than we have, or forgotten as it landed: then it is our turn.
-            if flight.error is not None and (leads or not isinstance(flight.error, DeadlineExceeded)):
+            timed_out = isinstance(flight.error, DeadlineExceeded)
+            if flight.error is not None and (not timed_out or (leads and limit is deadline)):
                 error = flight.error.fresh()
                 break
+            # It had less time than we have, or was forgotten as it landed: then it is our turn.
+            deadline.check("waiting for an authentication")
         raise error
 
     def prefetch(self) -> None:
@@ -236,6 +240,14 @@ class TokenCache:
             self._refused = refused
             if refused is None:
                 self._generation += 1  # what is under way is forgotten too
+                self._prefetch = None
+
+    def give_up(self, refused: str, error: CerberusError) -> None:
+        """Drop a token that was refused as soon as it was had, and raise the error to whoever comes next."""
+        with self._lock:
+            if self.held is not None and self.held.value == refused:
+                self.held, self._refused = None, refused
+                self._failure = _Failure(error.fresh(), 0, self._timeout)
 
     def _fly(self, flight: _Flight, deadline: Deadline) -> None:
         generation, refused = self._generation, self._refused
@@ -251,6 +263,10 @@ class TokenCache:
                     )
             except CerberusError as error:
                 flight.error = error.fresh()
+            except Exception as error:  # a defect: its frames hold what nobody should see
+                flight.error = CerberusError(
+                    f"unexpected {type(error).__name__} while authenticating: please report it"
+                )
         finally:  # whatever happens, those who wait go on
             with self._lock:
                 current = self._flight is flight

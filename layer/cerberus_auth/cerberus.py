@@ -6,6 +6,7 @@ import json
 
 from . import errors
 from ._version import __version__
+from .transport import overloaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,18 @@ _REFUSALS = {
     99244: "Cerberus has this AWS partition switched off",
     99245: "Cerberus has this AWS partition switched off",
 }
+_REGIONAL = (99215, 99229, 99237)
+_KEY = "it could not make or use the principal's KMS key in this region"
+_FAILURES = {99223: _KEY, 99225: _KEY, 99232: _KEY}
+
+
+def transient(response: Response) -> str:
+    """Why an answer to an auth request is worth another attempt; empty where it is not."""
+    reason, code = overloaded(response), error_code(response)
+    if reason and code:
+        meaning = _FAILURES.get(code, "")
+        return f"{reason}, code {code}{': ' * bool(meaning)}{meaning}"
+    return reason
 
 
 def auth_refusal(response: Response, principal: str, region: str) -> errors.CerberusError:
@@ -42,9 +55,11 @@ def auth_refusal(response: Response, principal: str, region: str) -> errors.Cerb
             f"Cerberus answers {response.status} to an auth request: see whether CERBERUS_URL is right"
         )
     meaning = _REFUSALS.get(code, "see the service's log for why")
-    return errors.PrincipalRejected(
+    error = errors.PrincipalRejected(
         f"Cerberus refuses {principal or 'the caller'} in {region} ({response.status}, code {code}): {meaning}"
     )
+    error.regional = code in _REGIONAL
+    return error
 
 
 def error_code(response: Response) -> int:

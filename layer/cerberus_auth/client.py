@@ -72,11 +72,11 @@ class CerberusClient:
                 return dict(data)
         now = time.monotonic(), time.time()
         data = self._data(path, "", seconds_left(timeout, context))
-        if max_age is not None:
+        if max_age is not None or fresh:
+            from cachetools import LRUCache  # not before somebody caches: its import is not free
+
             with self._lock:
                 if self._cached is None:
-                    from cachetools import LRUCache  # not before somebody caches: its import is not free
-
                     self._cached = LRUCache(_MAX_CACHED)
                 self._cached[path] = (*now, data)
         return dict(data)
@@ -113,6 +113,8 @@ class CerberusClient:
             raise errors.InvalidResponse(
                 f"Cerberus answers {path!r} with something that is no secret: see CERBERUS_URL"
             )
+        if response.status == 401:
+            raise self._auth.refused_again(token)
         raise _refusal(response.status, path)
 
     def _send(self, url: str, token: str, deadline: Deadline) -> Response:
@@ -124,10 +126,6 @@ class CerberusClient:
 
 
 def _refusal(status: int, path: str) -> errors.CerberusError:
-    if status == 401:
-        return errors.TokenRefused(
-            f"Cerberus refuses (401) a token that it has just given, for {path!r}: see the service's log"
-        )
     if status == 403:
         return errors.AccessDenied(
             f"this principal may not read {path!r} (403): give it a role in that safe deposit box"

@@ -39,6 +39,8 @@ class ConfigurationError(CerberusError):
 class PrincipalRejected(CerberusError):
     """Cerberus refuses the principal, the region or the signature (400, 401 or 403 of an auth request)."""
 
+    regional = False  # whether another region may be taken
+
 
 class MethodNotOffered(CerberusError):
     """The service has this way of authenticating switched off (404 of an auth request)."""

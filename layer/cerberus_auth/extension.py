@@ -22,17 +22,20 @@ if TYPE_CHECKING:
 _NAME = "cerberus-auth"
 _VERSION = "/2020-01-01/extension"
 _REGISTER_SECONDS = 1.0
+_SPARE_SECONDS = 0.3  # of an invocation's time: Lambda ends the container when an extension is not done at its end
+_GAPS = 1.5  # how far ahead to look, in gaps between invocations
 
 _logger = logging.getLogger("cerberus_auth")
 
 
-def start(renew: Callable[[Deadline], None], ended: Callable[[], None]) -> bool:
+def start(renew: Callable[[Deadline, float], None], ended: Callable[[], None]) -> bool:
     """Register for INVOKE and serve events in a thread of its own.
 
     Parameters
     ----------
     renew
-        Called at each invocation, with the time that the invocation has; raises nothing.
+        Called at each invocation, with the time that the invocation has, and the seconds in which the next invocation will
+        surely have come if they come as they did; raises nothing.
     ended
         Called if Lambda no longer gives events.
 
@@ -64,8 +67,9 @@ def _register(api: str) -> str | None:
         connection.close()
 
 
-def _serve(api: str, identifier: str, renew: Callable[[Deadline], None], ended: Callable[[], None]) -> None:
-    connection = http.client.HTTPConnection(api)  # no timeout: the next event comes with the next invocation
+def _serve(api: str, identifier: str, renew: Callable[[Deadline, float], None], ended: Callable[[], None]) -> None:
+    connection = http.client.HTTPConnection(api, timeout=None)  # the next event comes with the next invocation
+    last, gap = time.time(), 0.0  # by the wall clock: between invocations the container is frozen
     try:
         while True:
             connection.request("GET", f"{_VERSION}/event/next", headers={"Lambda-Extension-Identifier": identifier})
@@ -73,8 +77,14 @@ def _serve(api: str, identifier: str, renew: Callable[[Deadline], None], ended: 
             event = json.loads(answer.read())
             if answer.status != 200:
                 break
-            renew(Deadline(float(event["deadlineMs"]) / 1000 - time.time()))
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            now = time.time()
+            last, gap = now, max(now - last, gap / 2)
+            left = float(event.get("deadlineMs", 0)) / 1000 - now - _SPARE_SECONDS
+            try:
+                renew(Deadline(left), gap * _GAPS)
+            except Exception as error:  # whatever it is: Lambda waits until the next event is asked for
+                _logger.warning("renewing failed: %s", type(error).__name__)
+    except (OSError, http.client.HTTPException, ValueError, TypeError, AttributeError):
         pass
     finally:
         connection.close()

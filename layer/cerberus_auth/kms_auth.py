@@ -8,7 +8,8 @@ from binascii import a2b_base64
 
 from . import errors, token
 from .aws import AwsRefusal, credentials_refused
-from .cerberus import CLIENT_HEADERS, auth_refusal, json_object
+from .cerberus import CLIENT_HEADERS, auth_refusal, json_object, transient
+from .settings import partition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from .transport import Transport
 
 _MAX_CIPHERTEXT_BYTES = 6144  # KMS API reference, Decrypt
+_OLDER_PRINCIPAL = re.compile(r"arn:aws:iam::(\d{12}):role/(.+)")
 _KEY_ARN = re.compile(r"arn:(aws|aws-cn):kms:([a-z0-9-]+):(\d{12}):key/[\w-]+")
 
 
 class KmsAuth:
     """See ``AuthMethod``."""
 
-    name = "kms"
+    name = setting = "kms"
 
     def __init__(self, settings: Settings, transport: Transport, aws: Aws) -> None:
         self._settings = settings
@@ -43,8 +45,13 @@ class KmsAuth:
         Raises
         ------
         PrincipalRejected, MethodNotOffered, DecryptionDenied, InvalidResponse, CerberusUnavailable, DeadlineExceeded
-            As README's table says; ``step`` tells where: ``auth request`` or ``kms:Decrypt``.
+            As README's table says; ``step`` tells where: ``credentials``, ``sts:AssumeRole``, ``auth request`` or
+            ``kms:Decrypt``.
+        ConfigurationError
+            There are no credentials, or the role may not be assumed.
         """
+        with errors.step("credentials"):  # first: without them Cerberus would be asked in vain
+            self._aws.credentials(region, deadline)
         asked = token.Asked()
         with errors.step("auth request"):
             auth_data = self._ask(principal, region, deadline, last)
@@ -53,15 +60,19 @@ class KmsAuth:
             self._check_key(decrypted)
             return token.parse(decrypted.plaintext, asked, principal, region, "the decrypted auth response")
 
+    def _question(self, principal: str, region: str) -> tuple[str, dict[str, str]]:
+        return "/v2/auth/iam-principal", {"iam_principal_arn": principal, "region": region}
+
     def _ask(self, principal: str, region: str, deadline: Deadline, last: bool) -> str:
-        url, fields = f"{self._settings.url}/v2/auth/iam-principal", {"iam_principal_arn": principal, "region": region}
+        path, fields = self._question(principal, region)
         response = self._transport.request(
             "Cerberus",
             "POST",
-            url,
+            f"{self._settings.url}{path}",
             deadline,
             headers=lambda: {**CLIENT_HEADERS, "Content-Type": "application/json"},
             body=json.dumps(fields).encode(),
+            transient=transient,
             repeat_timeouts=last,
         )
         if response.status != 200:
@@ -85,7 +96,7 @@ class KmsAuth:
         try:
             return self._aws.decrypt(auth_data, region, deadline, repeat_timeouts=last)
         except AwsRefusal as refusal:
-            error = _denied(refusal, region, self._settings.kms_account_id)
+            error = _denied(refusal, region, self._settings)
         raise error
 
     def _check_key(self, decrypted: Decrypted) -> None:
@@ -99,7 +110,21 @@ class KmsAuth:
             )
 
 
-def _denied(refusal: AwsRefusal, region: str, account: str) -> errors.CerberusError:
+class OlderKmsAuth(KmsAuth):
+    """The same by the older path, for a service that has no other: takes roles of partition ``aws`` only."""
+
+    name = "kms v1"
+
+    def _question(self, principal: str, region: str) -> tuple[str, dict[str, str]]:
+        role = _OLDER_PRINCIPAL.fullmatch(principal)
+        if role is None:
+            raise errors.ConfigurationError(
+                f"the older KMS authentication takes roles of partition aws only, not {principal}: see CERBERUS_IAM_ROLE_ARN"
+            )
+        return "/v1/auth/iam-role", {"account_id": role[1], "role_name": role[2], "region": region}
+
+
+def _denied(refusal: AwsRefusal, region: str, settings: Settings) -> errors.CerberusError:
     """Which of the causes it is, told from how KMS words its refusals; of its words only a key's ARN is repeated."""
     if (refused := credentials_refused(refusal)) is not None:
         return errors.DecryptionDenied(str(refused))
@@ -114,14 +139,14 @@ def _denied(refusal: AwsRefusal, region: str, account: str) -> errors.CerberusEr
             f"operator can mend that; CERBERUS_FALLBACK_REGIONS gives another way meanwhile"
         )
     key = _KEY_ARN.search(text)
-    owner = account or (key[3] if key else "<the account of Cerberus>")
-    partition = "aws-cn" if region.startswith("cn-") else "aws"
+    owner = settings.kms_account_id or (key[3] if key else "<the account of Cerberus>")
     statement = json.dumps(
-        {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": f"arn:{partition}:kms:*:{owner}:key/*"}
+        {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": f"arn:{partition(region)}:kms:*:{owner}:key/*"}
     )
+    role = settings.assume_role_arn or "its execution role"
     if any(kind in text for kind in ("identity-based polic", "permissions boundar", "control polic", "session polic")):
         return errors.DecryptionDenied(
-            f"the policies of the function's role do not let it decrypt ({code}). Add to its execution role: {statement}; if "
+            f"the policies of the function's role do not let it decrypt ({code}). Add to {role}: {statement}; if "
             f"that is there, a permissions boundary, a service control policy or a Deny stands against it"
         )
     if "resource-based polic" in text:  # KMS words a key's policy and a key of another region alike

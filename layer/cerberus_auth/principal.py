@@ -1,7 +1,7 @@
 """Which role am I? The principals to offer to Cerberus, most certain first.
 
-On EC2 the official clients ask the metadata service. Here it is the settings that say; else STS, whose assumed-role ARN has
-lost the role's path; else the function's own configuration, which alone knows the path.
+On EC2 the official clients ask the metadata service. Here it is the settings that say, or the role that is assumed first; else
+STS, whose assumed-role ARN has lost the role's path; else the function's own configuration, which alone knows the path.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ def candidates(settings: Settings, aws: Aws, deadline: Deadline, failed: list[At
     """
     if settings.iam_role_arns:
         yield from settings.iam_role_arns
+        return
+    if settings.assume_role_arn:
+        yield settings.assume_role_arn
         return
     region = settings.aws_region
     found = ""

@@ -1,6 +1,14 @@
-"""The way from nothing to a token: every principal, in every region, by every method, until one works."""
+"""The way from nothing to a token: every principal, in every region, by every method, until one works.
+
+*Methods*: KMS; where the service has that switched off (404) STS, and only after both the older KMS path, so that services of
+today are asked no question too many. *Principals* in order, for each of them the *regions*: those that failed where another
+worked go last for a while. What worked is kept for the container, and so is which methods are switched off.
+"""
 
 from __future__ import annotations
+
+import time
+from itertools import tee
 
 from .errors import (
     Attempt,
@@ -18,7 +26,7 @@ from .principal import candidates
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableMapping
+    from collections.abc import Iterable, Iterator
     from typing import Protocol
 
     from .aws import Aws
@@ -31,16 +39,20 @@ if TYPE_CHECKING:
 
         @property
         def name(self) -> str:
+            """As errors spell it."""
+
+        @property
+        def setting(self) -> str:
             """As ``CERBERUS_AUTH_METHOD`` spells it."""
 
         def authenticate(self, principal: str, region: str, deadline: Deadline, *, last: bool = True) -> Token:
             """One authentication of one principal in one region; ``last``: no other region remains to be tried."""
 
 
-_SKIP_SECONDS = (
-    5400  # longer than the default lease: the renewal after a failure goes straight to the region that worked
-)
-_REJECTIONS = (PrincipalRejected, MethodNotOffered, DecryptionDenied)  # what another principal or method may mend
+_SKIP_LEASES = 1.5  # more than one: the renewal after a failure goes straight to the region that worked
+_MIN_SKIP_SECONDS = 300.0
+# What another principal or method may mend.
+_REJECTIONS = (PrincipalRejected, MethodNotOffered, DecryptionDenied, TokenRefused)
 
 
 class Sequence:
@@ -51,7 +63,8 @@ class Sequence:
         self._aws = aws
         self._methods = tuple(methods)
         self._winner: tuple[AuthMethod, str] | None = None
-        self._skipped: MutableMapping[str, bool] = {}  # regions that failed where another worked
+        self._switched_off: set[AuthMethod] = set()
+        self._skipped: dict[str, tuple[float, float]] = {}  # regions that failed where another worked: until when
 
     def authenticate(self, deadline: Deadline, refused: str | None = None) -> Token:
         """Authenticate.
@@ -86,33 +99,47 @@ class Sequence:
             if token is not None or not any(isinstance(attempt.error, _REJECTIONS) for attempt in failed):
                 return token
             self._winner = None
-        for method in self._methods:
-            offered = True
-            for principal in candidates(self._settings, self._aws, deadline, failed) if method.name == "kms" else [""]:
+            self._switched_off.clear()
+        lost = failed[-1].error if failed else None
+        repeats = ""  # the setting of a method that hands out the refused token again
+        found: Iterator[str] = candidates(self._settings, self._aws, deadline, failed)
+        for method in sorted(self._methods, key=self._switched_off.__contains__):
+            if method.setting == repeats:
+                continue
+            principals: Iterable[str] = [""]
+            if method.setting == "kms":
+                found, principals = tee(found)  # looked for once
+            error: CerberusError | None = None
+            for principal in principals:
                 if (method, principal) == tried:
-                    continue
-                token = self._in_each_region(method, principal, deadline, refused, failed)
-                if token is not None:
-                    self._winner = (method, principal)
-                    return token
-                offered = not isinstance(failed[-1].error, MethodNotOffered)
-                if not offered:
+                    error = lost
+                else:
+                    token = self._in_each_region(method, principal, deadline, refused, failed)
+                    if token is not None:
+                        self._winner = (method, principal)
+                        return token
+                    error = failed[-1].error
+                if isinstance(error, MethodNotOffered | TokenRefused):
                     break
-            if offered and failed and not isinstance(failed[-1].error, MethodNotOffered):
+            if isinstance(error, MethodNotOffered):
+                self._switched_off.add(method)
+            elif isinstance(error, TokenRefused):
+                repeats = method.setting
+            elif error is not None:  # else there was nobody to offer: STS needs no name
                 break
         return None
 
     def _in_each_region(
         self, method: AuthMethod, principal: str, deadline: Deadline, refused: str | None, failed: list[Attempt]
     ) -> Token | None:
-        regions = sorted(self._settings.regions, key=lambda region: region in self._skipped)
+        regions = sorted(self._settings.regions, key=self._is_skipped)
         ailing: list[str] = []
         for left, region in zip(range(len(regions) - 1, -1, -1), regions, strict=True):
             share = deadline if left == 0 else deadline.within(deadline.remaining() / 2)
             try:
                 token = method.authenticate(principal, region, share, last=left == 0)
                 if token.value != refused:
-                    self._skip(ailing)
+                    self._skip(ailing, token)
                     return token
                 del token
                 error: CerberusError = TokenRefused(
@@ -130,16 +157,20 @@ class Sequence:
                 )
                 error.step = step
             failed.append(Attempt(principal, region, method.name, error.step, error))
-            if isinstance(error, MethodNotOffered | ConfigurationError):
+            if isinstance(error, MethodNotOffered | ConfigurationError) or (
+                isinstance(error, PrincipalRejected) and not error.regional
+            ):
                 break  # no region changes that
             if isinstance(error, CerberusUnavailable | DecryptionDenied):
                 ailing.append(region)
         return None
 
-    def _skip(self, regions: list[str]) -> None:
-        if regions:
-            from cachetools import TTLCache  # 2 ms, on this path only
+    def _is_skipped(self, region: str) -> bool:
+        ends = self._skipped.get(region)  # by both clocks, as with a token: a frozen container stops one of them
+        return ends is not None and time.monotonic() < ends[0] and time.time() < ends[1]
 
-            if not self._skipped:
-                self._skipped = TTLCache(maxsize=32, ttl=_SKIP_SECONDS)
-            self._skipped.update(dict.fromkeys(regions, True))
+    def _skip(self, regions: list[str], token: Token) -> None:
+        self._skipped.pop(token.region, None)
+        seconds = max(_MIN_SKIP_SECONDS, _SKIP_LEASES * token.lease_seconds)
+        for region in regions:
+            self._skipped[region] = (time.monotonic() + seconds, time.time() + seconds)

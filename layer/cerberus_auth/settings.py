@@ -18,13 +18,12 @@ _PARTITIONS = ("aws", "aws-cn")
 _PRINCIPAL = re.compile(
     r"arn:([a-z-]+):(?:iam::\d{12}:(?:(?:role|user)/[\x21-\x7e]{1,576}|root)|sts::\d{12}:assumed-role/[\w+=,.@-]+/[\w+=,.@-]+)"
 )
-_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d{1,2}")
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}")
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 _MAX_SECONDS = 86_400
 
 # Settings of the design that this version does not offer. To ignore one in silence would be worse than to refuse it.
 _NOT_OFFERED = {
-    "CERBERUS_ASSUME_ROLE_ARN": "",
     "CERBERUS_SHARED_CACHE_TABLE": "",
     "CERBERUS_SHARED_CACHE_KEY": "",
 }
@@ -42,6 +41,8 @@ class Settings:
         ``kms``, ``sts``, or ``auto``: KMS, and STS where the service has KMS authentication switched off.
     iam_role_arns
         The principals to try, in order; empty to discover the execution role.
+    assume_role_arn
+        A role to assume first and authenticate as; empty for none.
     region, fallback_regions
         Where the response is encrypted and decrypted, and where else to try, in order.
     kms_account_id
@@ -78,6 +79,7 @@ class Settings:
     """
 
     __slots__ = (
+        "assume_role_arn",
         "auth_method",
         "aws_client",
         "aws_region",
@@ -105,6 +107,7 @@ class Settings:
     url: str
     auth_method: str
     iam_role_arns: tuple[str, ...]
+    assume_role_arn: str
     region: str
     fallback_regions: tuple[str, ...]
     kms_account_id: str
@@ -131,6 +134,7 @@ class Settings:
         url: str,
         auth_method: str = "auto",
         iam_role_arns: Iterable[str] = (),
+        assume_role_arn: str = "",
         region: str = "",
         fallback_regions: Iterable[str] = (),
         kms_account_id: str = "",
@@ -152,11 +156,12 @@ class Settings:
         profile: str = "",
     ) -> None:
         values: dict[str, object] = {
-            "url": url.rstrip("/"),
+            "url": (url or "").rstrip("/"),
             "auth_method": auth_method,
-            "iam_role_arns": tuple(iam_role_arns),
+            "iam_role_arns": _several(iam_role_arns),
+            "assume_role_arn": assume_role_arn,
             "region": region or aws_region,
-            "fallback_regions": tuple(fallback_regions),
+            "fallback_regions": _several(fallback_regions),
             "kms_account_id": kms_account_id,
             "token": token,
             "timeout": timeout,
@@ -170,7 +175,7 @@ class Settings:
             "aws_region": aws_region or region,
             "function_name": function_name,
             "endpoints": tuple(sorted((endpoints or {}).items())),
-            "ca_bundles": tuple(ca_bundles),
+            "ca_bundles": _several(ca_bundles),
             "proxy": proxy,
             "no_proxy": no_proxy,
             "profile": profile,
@@ -226,6 +231,7 @@ class Settings:
             url=text("CERBERUS_URL"),
             auth_method=text("CERBERUS_AUTH_METHOD", default="auto").lower(),
             iam_role_arns=several("CERBERUS_IAM_ROLE_ARN"),
+            assume_role_arn=text("CERBERUS_ASSUME_ROLE_ARN"),
             region=text("CERBERUS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
             fallback_regions=several("CERBERUS_FALLBACK_REGIONS"),
             kms_account_id=text("CERBERUS_KMS_ACCOUNT_ID"),
@@ -242,8 +248,9 @@ class Settings:
             function_name=text("AWS_LAMBDA_FUNCTION_NAME"),
             endpoints={} if ignored else {service: url for service, name in names.items() if (url := text(name))},
             ca_bundles=dict.fromkeys(path for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE") if (path := text(name))),
-            proxy=text("HTTPS_PROXY", "https_proxy"),
-            no_proxy=text("NO_PROXY", "no_proxy"),
+            # Of two spellings the lower-case one, as in urllib, requests and botocore.
+            proxy=text("https_proxy", "HTTPS_PROXY"),
+            no_proxy=text("no_proxy", "NO_PROXY"),
             profile=text("AWS_PROFILE"),
         )
         try:
@@ -276,14 +283,20 @@ class Settings:
             found.append(f"CERBERUS_PREFETCH must be init or off, not {self.prefetch[:40]!r}")
         if self.renewal not in ("inline", "extension"):
             found.append(f"CERBERUS_RENEWAL must be extension or inline, not {self.renewal[:40]!r}")
-        for arn in self.iam_role_arns:
+        home = partition(self.region)
+        for name, arn in (
+            *(("CERBERUS_IAM_ROLE_ARN", arn) for arn in self.iam_role_arns),
+            *(("CERBERUS_ASSUME_ROLE_ARN", arn) for arn in filter(None, [self.assume_role_arn])),
+        ):
             matched = _PRINCIPAL.fullmatch(arn)
-            if matched is None:
-                found.append(
-                    f"CERBERUS_IAM_ROLE_ARN must be a role's ARN, arn:aws:iam::<account>:role/<name>, not {arn[:100]!r}"
-                )
+            if matched is None or (name == "CERBERUS_ASSUME_ROLE_ARN" and ":role/" not in arn):
+                found.append(f"{name} must be a role's ARN, arn:aws:iam::<account>:role/<name>, not {arn[:100]!r}")
             elif matched[1] not in _PARTITIONS:
-                found.append(f"CERBERUS_IAM_ROLE_ARN is of partition {matched[1]}; Cerberus knows only aws and aws-cn")
+                found.append(f"{name} is of partition {matched[1]}; Cerberus knows only aws and aws-cn")
+            elif self.region and matched[1] != home:
+                found.append(
+                    f"{name} is of partition {matched[1]}, and {self.region} is of {home}: they share no KMS key"
+                )
         if not self.region and not self.token:
             found.append("no region: set CERBERUS_REGION or AWS_REGION")
         for name, regions in (
@@ -296,6 +309,10 @@ class Settings:
                 elif region.startswith(("us-gov-", "us-iso", "eu-iso", "eusc-")):
                     found.append(
                         f"{name}: {region} is of a partition that Cerberus does not know; it knows only aws and aws-cn"
+                    )
+                elif partition(region) != home:
+                    found.append(
+                        f"{name}: {region} is of partition {partition(region)}, and {self.region} is of {home}"
                     )
         if self.kms_account_id and not re.fullmatch(r"\d{12}", self.kms_account_id, re.ASCII):
             found.append(f"CERBERUS_KMS_ACCOUNT_ID must be twelve digits, not {self.kms_account_id[:40]!r}")
@@ -313,8 +330,8 @@ class Settings:
         for path in self.ca_bundles:
             if not os.path.exists(path):
                 found.append(f"AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE names no file: {path}")
-        if self.proxy and urlsplit(self.proxy if "://" in self.proxy else f"http://{self.proxy}").scheme != "http":
-            found.append("HTTPS_PROXY must be an http:// proxy, which tunnels https")
+        if self.proxy and not _is_proxy(self.proxy):
+            found.append("HTTPS_PROXY must be an http:// proxy: http://[user:password@]host:port, percent-encoded")
         return found
 
     def _fields(self) -> tuple[object, ...]:
@@ -339,6 +356,11 @@ class Settings:
         return f"Settings({', '.join(f'{name}={hidden.get(name, getattr(self, name))!r}' for name in self.__slots__)})"
 
 
+def partition(region: str) -> str:
+    """The AWS partition of a region, of the two that Cerberus knows."""
+    return "aws-cn" if region.startswith("cn-") else "aws"
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine itself, by its name or address."""
     return _LOOPBACK.fullmatch(host.lower()) is not None
@@ -359,3 +381,15 @@ def _url_problems(name: str, url: str, required: bool = False) -> list[str]:
     if parts.scheme == "http" and not is_loopback(host):
         return [f"{name} must be https: plain http is for a loopback host only, not {host}"]
     return []
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        return parts.scheme == "http" and bool(parts.hostname) and url.isascii() and (parts.port or 80) > 0
+    except ValueError:
+        return False
+
+
+def _several(values: Iterable[str]) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(values)

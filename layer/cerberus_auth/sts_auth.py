@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from . import errors, token
+from .aws import host
 from .aws.sigv4 import sign
-from .cerberus import CLIENT_HEADERS, auth_refusal
+from .cerberus import CLIENT_HEADERS, auth_refusal, transient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _BODY = b"Action=GetCallerIdentity&Version=2011-06-15"  # what the service repla
 class StsAuth:
     """See ``AuthMethod``."""
 
-    name = "sts"
+    name = setting = "sts"
 
     def __init__(self, settings: Settings, transport: Transport, aws: Aws) -> None:
         self._settings = settings
@@ -36,19 +37,28 @@ class StsAuth:
             As README's table says.
         """
         # The public regional host, whatever our own endpoints are: it is Cerberus that calls it (contract page).
-        host = f"sts.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+        public_host = host("sts", region)
 
         def headers() -> dict[str, str]:
-            credentials = self._aws.credentials(deadline)
-            signed = sign("POST", host, "/", {}, _BODY, service="sts", region=region, credentials=credentials)
+            keys = self._aws.credentials(region, deadline)
+            signed = sign("POST", public_host, "/", {}, _BODY, service="sts", region=region, credentials=keys)
             return {**CLIENT_HEADERS, **signed}
 
         asked = token.Asked()
         with errors.step("auth request"):
             url = f"{self._settings.url}/v2/auth/sts-identity"
             response = self._transport.request(
-                "Cerberus", "POST", url, deadline, headers=headers, body=b"", repeat_timeouts=last
+                "Cerberus",
+                "POST",
+                url,
+                deadline,
+                headers=headers,
+                body=b"",
+                transient=transient,
+                repeat_timeouts=last,
             )
+            if response.status == 401:
+                self._aws.forget_credentials()
             if response.status != 200:
                 raise auth_refusal(response, "", region)
             return token.parse(response.body, asked, principal, region, "the answer of Cerberus")

@@ -2,12 +2,21 @@
 
 Connections are kept and checked before reuse; one TLS context serves all; every wait on a socket gets only what is left of
 the request's time, so that a server which drips cannot stretch it (name resolution excepted); redirects are never followed.
+
+Proxies: https goes through ``HTTPS_PROXY`` (an ``http://`` proxy, with ``user:password@`` if it wants them) by ``CONNECT``, so
+that it learns the host and port and nothing else. Never through it go plain http (which is for loopback hosts only), loopback
+hosts, the endpoint of container credentials, and what ``NO_PROXY`` names: hosts by comma, each of them with all below it
+(``example.com``, ``.example.com`` and ``*.example.com`` are the same), with ``:port`` for that port only, ``*`` for all.
+Addresses are compared as they are written; ranges such as ``10.0.0.0/8`` are not known. ``HTTP_PROXY`` and ``ALL_PROXY`` are
+not read. Of a variable in both spellings, the lower-case one counts.
 """
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
+import re
 import select
 import socket
 import ssl
@@ -50,6 +59,11 @@ class Response:
         return f"<Response {self.status}, {len(self.body)} bytes>"
 
 
+def overloaded(response: Response) -> str:
+    """What 429 and 5xx say of a service; empty for any other status."""
+    return f"it answered {response.status}" if response.status == 429 or response.status >= 500 else ""
+
+
 class Transport:
     """Requests with a deadline, retries and kept connections. Safe to share between threads."""
 
@@ -84,7 +98,7 @@ class Transport:
         *,
         headers: Callable[[], Mapping[str, str]],
         body: bytes | None = None,
-        transient: Callable[[Response], bool] = lambda response: response.status == 429 or response.status >= 500,
+        transient: Callable[[Response], str] = overloaded,
         repeat_timeouts: bool = True,
         max_body_bytes: int = MAX_BODY_BYTES,
         direct: bool = False,
@@ -98,7 +112,7 @@ class Transport:
         headers
             Made anew for every attempt, since a signature holds its time.
         transient
-            Which answers are worth another attempt.
+            Why an answer is worth another attempt; empty where it is not.
         repeat_timeouts
             Whether a request that ran into its read timeout may be sent again.
         direct
@@ -116,10 +130,10 @@ class Transport:
 
         def once() -> Response:
             response = self._once(service, method, url, deadline, headers(), body, max_body_bytes, direct)
-            if transient(response):
+            if reason := transient(response):
                 after = response.headers.get("Retry-After", "")
                 seconds = int(after[:6]) if after.isascii() and after.isdigit() else 0
-                raise NoAnswer(f"it answered {response.status}", retry_after=seconds)
+                raise NoAnswer(reason, retry_after=seconds)
             return response
 
         return with_retries(once, service, self._settings.max_attempts, deadline, repeat_timeouts)
@@ -137,6 +151,7 @@ class Transport:
     ) -> Response:
         parts = urlsplit(url)
         connection = self._connection(service, parts.scheme, parts.hostname or "", parts.port, deadline, direct)
+        answer: http.client.HTTPResponse | None = None
         reusable = False
         try:
             connection.deadline = deadline.within(self._settings.read_timeout)
@@ -149,6 +164,8 @@ class Transport:
             }
             connection.request(method, target, body, all_headers)
             answer = connection.getresponse()
+            if answer.status < 200:  # the answer proper would be taken for that of the next request
+                raise InvalidResponse(f"{service} sends an interim answer ({answer.status}), which nobody asked for")
             if 300 <= answer.status < 400:
                 raise InvalidResponse(
                     f"{service} redirects ({answer.status}), which is never followed: set its URL to where it really is"
@@ -177,6 +194,8 @@ class Transport:
         except (http.client.HTTPException, ValueError) as error:
             raise InvalidResponse(f"{service} does not answer in HTTP ({type(error).__name__})") from None
         finally:
+            if answer is not None:
+                answer.close()
             if reusable:
                 self._keep(connection)
             else:
@@ -208,11 +227,12 @@ class Transport:
             connection.close()
             raise CerberusUnavailable(
                 f"the certificate of {service} is not trusted ({error.verify_message}): check the URL, and for a private "
-                f"authority set REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE to its certificate"
+                f"authority set REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE to a file with its certificate and the public ones, which "
+                f"that file replaces, for AWS too"
             ) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             connection.close()
-            raise NoAnswer(f"no connection ({_reason(error)})") from None
+            raise NoAnswer(f"no connection{' through HTTPS_PROXY' * bool(proxy)} ({_reason(error)})") from None
         return connection
 
     def _keep(self, connection: _Connection) -> None:
@@ -312,18 +332,25 @@ class _Connection(http.client.HTTPConnection):
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = _BoundedSocket(raw, self)
         if self._tunnels:
-            self._tunnel()  # type: ignore[attr-defined]  # http.client's own; a refusal raises OSError
+            try:
+                self._tunnel()  # type: ignore[attr-defined]  # http.client's own
+            except OSError as error:
+                refused = re.match(r"Tunnel connection failed: (\d{3})", str(error))
+                raise OSError(errno.EACCES, f"the proxy answers {refused[1]}") if refused else error from None
         if self._tls is not None:
             raw.settimeout(self.deadline.check("connecting"))
-            secured = self._tls.wrap_socket(raw, server_hostname=self.origin[1])
+            secured = self._tls.wrap_socket(raw, server_hostname=self.origin[1].encode("ascii"))
             self.sock = _BoundedSocket(secured, self)
 
     def _tcp(self) -> socket.socket:
         failure: OSError = OSError("the name has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+        # In bytes: for text, Python loads its tables of international names.
+        found = socket.getaddrinfo(self.host.encode("ascii"), self.port, type=socket.SOCK_STREAM)
+        for tried, (family, kind, protocol, _, address) in enumerate(found):
             raw = socket.socket(family, kind, protocol)
             try:
-                raw.settimeout(self.deadline.check("connecting"))
+                # A share for each address: the first may be that of a zone that is down.
+                raw.settimeout(self.deadline.check("connecting") / (len(found) - tried))
                 raw.connect(address)
                 return raw
             except OSError as error:
@@ -341,11 +368,11 @@ class _Connection(http.client.HTTPConnection):
     def usable(self) -> bool:
         """Whether the connection is young enough, and silent: one that can be read from while idle was closed."""
         idle = max(time.monotonic() - self._rested[0], abs(time.time() - self._rested[1]))
-        if self.sock is None or idle > _IDLE_SECONDS:
+        if not isinstance(self.sock, _BoundedSocket) or idle > _IDLE_SECONDS:
             return False
         poll = select.poll()  # not select.select, which knows no descriptor over 1023
         poll.register(self.sock.fileno(), select.POLLIN)
-        return not poll.poll(0)
+        return not poll.poll(0) and not self.sock.pending()
 
 
 class _BoundedSocket:
@@ -365,6 +392,10 @@ class _BoundedSocket:
     def fileno(self) -> int:
         return self._raw.fileno()
 
+    def pending(self) -> int:
+        """Bytes that TLS has decrypted and nobody has read."""
+        return self._raw.pending() if isinstance(self._raw, ssl.SSLSocket) else 0
+
     def close(self) -> None:
         self._raw.close()
 
@@ -372,6 +403,9 @@ class _BoundedSocket:
 class _BoundedReader(io.RawIOBase):
     def __init__(self, raw: socket.socket, connection: _Connection) -> None:
         self._raw = raw
+        self._file = raw.makefile(
+            "rb", buffering=0
+        )  # keeps the socket open until the answer is read, as http.client expects
         self._connection = connection
 
     def readable(self) -> bool:
@@ -379,7 +413,11 @@ class _BoundedReader(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # any writable buffer
         self._raw.settimeout(self._connection.deadline.check("reading"))
-        return self._raw.recv_into(buffer)
+        return self._file.readinto(buffer) or 0
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _tls_context(ca_bundles: tuple[str, ...]) -> ssl.SSLContext:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from ..errors import ConfigurationError
+from ..settings import partition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
         def load(self) -> None:
             """Load what a first call needs, without network."""
 
-        def credentials(self, deadline: Deadline) -> Credentials:
-            """The credentials of this moment."""
+        def credentials(self, region: str, deadline: Deadline) -> Credentials:
+            """The credentials of this moment: the environment's, or with ``CERBERUS_ASSUME_ROLE_ARN`` those of that
+            role, asked of STS in the region when there are none."""
+
+        def forget_credentials(self) -> None:
+            """Fetch temporary credentials anew the next time: these were refused."""
 
         def decrypt(
             self, ciphertext: str, region: str, deadline: Deadline, *, repeat_timeouts: bool = True
@@ -78,6 +83,19 @@ class Decrypted:
 
     def __repr__(self) -> str:
         return f"<Decrypted by {self.key_arn}>"
+
+
+def host(service: str, region: str) -> str:
+    """The public host of a service in a region of partition ``aws`` or ``aws-cn``."""
+    return f"{service}.{region}.amazonaws.com{'.cn' if partition(region) == 'aws-cn' else ''}"
+
+
+def environment_credentials() -> Credentials | None:
+    """The keys in the environment, read anew each time: they may rotate."""
+    access_key, secret_key = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    if not access_key or not secret_key:
+        return None
+    return Credentials(access_key, secret_key, os.environ.get("AWS_SESSION_TOKEN") or None)
 
 
 # Refused for now: what is worth another attempt, of the services called here (as botocore retries).
@@ -150,8 +168,7 @@ def connect(settings: Settings, transport: Transport) -> Aws:
 def _standard(settings: Settings) -> bool:
     """Whether the environment is Lambda's own kind, which the quick lane serves whole."""
     env = os.environ
-    has_keys = bool(env.get("AWS_ACCESS_KEY_ID") and env.get("AWS_SECRET_ACCESS_KEY"))
     special = settings.profile or any(
         env.get(name, "").lower() == "true" for name in ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")
     )
-    return not special and (has_keys or "AWS_CONTAINER_CREDENTIALS_FULL_URI" in env)
+    return not special and (environment_credentials() is not None or "AWS_CONTAINER_CREDENTIALS_FULL_URI" in env)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import threading
 from base64 import b64decode
+from urllib.parse import urlsplit
 
 from .. import errors
+from ..settings import is_loopback
 from ..transport import NoAnswer, with_retries
-from . import THROTTLED, AwsRefusal, Credentials, Decrypted
+from . import THROTTLED, AwsRefusal, Credentials, Decrypted, credentials_refused, environment_credentials
+from .temporary import ROLE_SESSION_NAME, Temporary, assuming
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from botocore.client import BaseClient
 
     from ..clock import Deadline
     from ..settings import Settings
 
+    T = TypeVar("T")
+
 _NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda"}
 _NO_CREDENTIALS = "boto3 finds no AWS credentials: see AWS_PROFILE, or run `aws sts get-caller-identity`"
-_CLIENTS = 16  # kept: services x regions x the few timeouts that a deadline leaves
+_OTHER_SHAPE = (TypeError, LookupError, AttributeError)  # what botocore's parsers, and _of, make of unexpected JSON
+_CLIENTS = 16  # kept: services x regions x the few timeouts that a deadline leaves x credentials that rotate
 
 
 class SdkAws:
@@ -33,6 +39,7 @@ class SdkAws:
     def __init__(self, settings: Settings) -> None:
         try:
             import boto3
+            from botocore.exceptions import BotoCoreError
             from cachetools import LRUCache
         except ImportError:
             raise errors.ConfigurationError(
@@ -40,16 +47,31 @@ class SdkAws:
                 "credentials in the environment): install boto3, which Lambda's runtime has by itself"
             ) from None
         self._settings = settings
-        self._session = boto3.Session()
-        self._clients: LRUCache[tuple[str, str, int], BaseClient] = LRUCache(_CLIENTS)
+        try:
+            self._session = boto3.Session()
+        except BotoCoreError as error:
+            raise errors.ConfigurationError(
+                f"boto3 cannot start ({type(error).__name__}): see AWS_PROFILE and ~/.aws/config"
+            ) from None
+        self._clients: LRUCache[tuple[str, str, int, str], BaseClient] = LRUCache(_CLIENTS)
+        self._assumed = Temporary(self._assume)
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        self._client("kms", self._settings.region, self._settings.read_timeout)
+        keys = environment_credentials() or Credentials("unknown", "unknown", None)  # others may need the network
+        self._client("kms", self._settings.region, self._settings.read_timeout, keys)
 
-    def credentials(self, deadline: Deadline) -> Credentials:
+    def credentials(self, region: str, deadline: Deadline) -> Credentials:
+        return self._assumed.get(region, deadline) if self._settings.assume_role_arn else self._own()
+
+    def forget_credentials(self) -> None:
+        self._assumed.forget()  # botocore's own look after themselves
+
+    def _own(self) -> Credentials:
         from botocore.exceptions import BotoCoreError
 
+        if keys := environment_credentials():  # as botocore's first choice, which would keep them for good
+            return keys
         try:
             held = self._session.get_credentials()
             if held is not None:
@@ -62,37 +84,63 @@ class SdkAws:
 
     def decrypt(self, ciphertext: str, region: str, deadline: Deadline, *, repeat_timeouts: bool = True) -> Decrypted:
         blob = b64decode(ciphertext)
-        answer = self._call(
-            "kms", region, deadline, lambda client: client.decrypt(CiphertextBlob=blob), repeat_timeouts
-        )
-        return Decrypted(answer["Plaintext"], answer["KeyId"])
+
+        def ask(client: Any) -> Decrypted:
+            answer = client.decrypt(CiphertextBlob=blob)
+            return Decrypted(_of(bytes, answer, "Plaintext"), _of(str, answer, "KeyId"))
+
+        return self._call("kms", region, deadline, ask, repeat_timeouts)
 
     def caller_identity(self, region: str, deadline: Deadline) -> str:
-        return str(self._call("sts", region, deadline, lambda client: client.get_caller_identity())["Arn"])
+        return self._call("sts", region, deadline, lambda client: _of(str, client.get_caller_identity(), "Arn"))
 
     def function_role(self, function_name: str, region: str, deadline: Deadline) -> str:
-        def ask(client: Any) -> Any:
-            return client.get_function_configuration(FunctionName=function_name)
+        def ask(client: Any) -> str:
+            return _of(str, client.get_function_configuration(FunctionName=function_name), "Role")
 
-        return str(self._call("lambda", region, deadline, ask)["Role"])
+        return self._call("lambda", region, deadline, ask)
+
+    def _assume(self, region: str, deadline: Deadline) -> tuple[Credentials, float]:
+        role_arn = self._settings.assume_role_arn
+
+        def ask(client: Any) -> tuple[Credentials, float]:
+            given = client.assume_role(RoleArn=role_arn, RoleSessionName=ROLE_SESSION_NAME)["Credentials"]
+            keys = (_of(str, given, name) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
+            return Credentials(*keys), given["Expiration"].timestamp()
+
+        with assuming(role_arn):
+            return self._call("sts", region, deadline, ask, own=True)
 
     def _call(
-        self, service: str, region: str, deadline: Deadline, call: Callable[[Any], Any], repeat_timeouts: bool = True
-    ) -> Any:
+        self,
+        service: str,
+        region: str,
+        deadline: Deadline,
+        call: Callable[[Any], T],
+        repeat_timeouts: bool = True,
+        *,
+        own: bool = False,
+    ) -> T:
         from botocore import exceptions
+        from botocore.parsers import ResponseParserError
 
         name = f"{_NAMES[service]} in {region}"
 
-        def once() -> Any:
+        def once() -> T:
+            keys = self._own() if own else self.credentials(region, deadline)
             left = deadline.check(f"asking {name}")
             try:
-                return call(self._client(service, region, min(self._settings.read_timeout, left)))
+                return call(self._client(service, region, min(self._settings.read_timeout, left), keys))
             except exceptions.ClientError as error:
-                refused = error.response["Error"]
-                code, status = refused.get("Code", ""), error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+                refused = error.response.get("Error", {})  # none in a page of some proxy
+                status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+                code = refused.get("Code", "")
                 if code in THROTTLED or status == 429 or status >= 500:
                     raise NoAnswer(f"it answered {code or status}") from None
-                raise AwsRefusal(name, code, refused.get("Message", "")) from None
+                refusal = AwsRefusal(name, code, refused.get("Message", ""))
+                if credentials_refused(refusal):
+                    self.forget_credentials()
+                raise refusal from None
             except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound):
                 raise errors.ConfigurationError(_NO_CREDENTIALS) from None
             except exceptions.ReadTimeoutError:
@@ -101,18 +149,19 @@ class SdkAws:
                 raise errors.CerberusUnavailable(
                     f"the certificate of {name} is not trusted: for a private authority set AWS_CA_BUNDLE to its certificate"
                 ) from None
-            except exceptions.HTTPClientError as error:
+            except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
                 raise NoAnswer(f"no connection ({type(error).__name__})") from None
-            except (exceptions.BotoCoreError, ValueError) as error:
+            except (exceptions.BotoCoreError, ResponseParserError, ValueError, *_OTHER_SHAPE) as error:
                 raise errors.InvalidResponse(f"{name} does not answer as AWS does ({type(error).__name__})") from None
 
         return with_retries(once, name, self._settings.max_attempts, deadline, repeat_timeouts)
 
-    def _client(self, service: str, region: str, seconds: float) -> BaseClient:
+    def _client(self, service: str, region: str, seconds: float, keys: Credentials) -> BaseClient:
         from botocore.config import Config
 
         tenths = max(1, int(seconds * 10))  # clients are costly: share one among calls with about the same time left
-        key = (service, region, tenths)
+        key = (service, region, tenths, keys.access_key)
+        endpoint = self._settings.endpoint(service)
         with self._lock:
             client: BaseClient | None = self._clients.get(key)
             if client is None:
@@ -120,12 +169,24 @@ class SdkAws:
                     connect_timeout=min(self._settings.connect_timeout, tenths / 10),
                     read_timeout=tenths / 10,
                     retries={"total_max_attempts": 1},
+                    # HTTPS_PROXY and NO_PROXY are read by botocore itself, which knows no exception for loopback.
+                    proxies={} if endpoint and is_loopback(urlsplit(endpoint).hostname or "") else None,
                 )
                 client = self._clients[key] = self._session.client(
                     service,  # type: ignore[call-overload]  # its stubs know each service by a literal
                     region_name=region,
-                    endpoint_url=self._settings.endpoint(service),
+                    endpoint_url=endpoint,
+                    aws_access_key_id=keys.access_key,
+                    aws_secret_access_key=keys.secret_key,
+                    aws_session_token=keys.session_token,
                     verify=self._settings.ca_bundles[0] if self._settings.ca_bundles else None,
                     config=config,
                 )
             return client
+
+
+def _of(kind: type[T], answer: dict[str, Any], name: str) -> T:
+    value = answer[name]
+    if not isinstance(value, kind):
+        raise TypeError(name)
+    return value

@@ -7,13 +7,14 @@ import json
 import os
 import time
 from base64 import b64decode
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from .. import errors
 from ..settings import is_loopback
-from ..transport import host_header
-from . import THROTTLED, AwsRefusal, Credentials, Decrypted
+from ..transport import host_header, overloaded
+from . import THROTTLED, AwsRefusal, Credentials, Decrypted, credentials_refused, environment_credentials, host
 from .sigv4 import sign
+from .temporary import ROLE_SESSION_NAME, Temporary, assuming
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,14 +25,9 @@ if TYPE_CHECKING:
     from ..transport import Response, Transport
 
 _NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda"}
-_RENEW_SECONDS = 300  # container credentials are fetched anew this long before their end
+_FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "Accept": "application/json"}
 # Hosts that credentials may be asked of: loopback, and the addresses of ECS and EKS (botocore's own list).
 _CONTAINER_HOSTS = ("169.254.170.2", "169.254.170.23", "fd00:ec2::23")
-
-
-def host(service: str, region: str) -> str:
-    """The regional host of a service, of the region's partition (``aws`` or ``aws-cn``)."""
-    return f"{service}.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
 
 
 class SignedAws:
@@ -40,21 +36,24 @@ class SignedAws:
     def __init__(self, settings: Settings, transport: Transport) -> None:
         self._settings = settings
         self._transport = transport
-        self._container_credentials: tuple[Credentials, float] | None = None  # with their end, by the wall clock
+        self._container = Temporary(self._ask_container)
+        self._assumed = Temporary(self._assume)
 
     def load(self) -> None:
         self._transport.load()
 
-    def credentials(self, deadline: Deadline) -> Credentials:
-        env = os.environ
-        access_key, secret_key = env.get("AWS_ACCESS_KEY_ID"), env.get("AWS_SECRET_ACCESS_KEY")
-        if access_key and secret_key:
-            return Credentials(access_key, secret_key, env.get("AWS_SESSION_TOKEN") or None)
-        if url := env.get("AWS_CONTAINER_CREDENTIALS_FULL_URI"):
-            held = self._container_credentials
-            if held is None or time.time() > held[1] - _RENEW_SECONDS:
-                held = self._container_credentials = self._ask_container(url, deadline)
-            return held[0]
+    def credentials(self, region: str, deadline: Deadline) -> Credentials:
+        return (self._assumed.get if self._settings.assume_role_arn else self._own)(region, deadline)
+
+    def forget_credentials(self) -> None:
+        self._container.forget()
+        self._assumed.forget()
+
+    def _own(self, region: str, deadline: Deadline) -> Credentials:
+        if keys := environment_credentials():
+            return keys
+        if "AWS_CONTAINER_CREDENTIALS_FULL_URI" in os.environ:
+            return self._container.get(region, deadline)
         raise errors.ConfigurationError(
             "no AWS credentials in the environment: Lambda sets them by itself; elsewhere export AWS_ACCESS_KEY_ID and its "
             "fellows, or use boto3's ways with CERBERUS_AWS_CLIENT=sdk"
@@ -75,10 +74,8 @@ class SignedAws:
             ) from None
 
     def caller_identity(self, region: str, deadline: Deadline) -> str:
-        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "Accept": "application/json"}
-        answer = self._call(
-            "sts", "POST", "/", region, headers, b"Action=GetCallerIdentity&Version=2011-06-15", deadline
-        )
+        body = b"Action=GetCallerIdentity&Version=2011-06-15"
+        answer = self._call("sts", "POST", "/", region, _FORM, body, deadline)
         try:
             arn = answer["GetCallerIdentityResponse"]["GetCallerIdentityResult"]["Arn"]
         except (KeyError, TypeError):
@@ -102,9 +99,12 @@ class SignedAws:
         body: bytes,
         deadline: Deadline,
         repeat_timeouts: bool = True,
+        *,
+        own: bool = False,
     ) -> dict[str, Any]:
         endpoint = (self._settings.endpoint(service) or f"https://{host(service, region)}").rstrip("/")
         url = endpoint + path
+        credentials = self._own if own else self.credentials
 
         def signed() -> dict[str, str]:
             return sign(
@@ -115,7 +115,7 @@ class SignedAws:
                 body,
                 service=service,
                 region=region,
-                credentials=self.credentials(deadline),
+                credentials=credentials(region, deadline),
             )
 
         response = self._transport.request(
@@ -134,13 +134,35 @@ class SignedAws:
         code = _error_code(response, answer)
         if code:
             message = (answer or {}).get("message") or (answer or {}).get("Message") or ""
-            raise AwsRefusal(f"{_NAMES[service]} in {region}", code, str(message))
+            refusal = AwsRefusal(f"{_NAMES[service]} in {region}", code, str(message))
+            if credentials_refused(refusal):
+                self.forget_credentials()
+            raise refusal
         raise errors.InvalidResponse(
             f"{_NAMES[service]} in {region} answers {response.status} with something that is not AWS's JSON: see what stands "
             f"between (a proxy, AWS_ENDPOINT_URL_{service.upper()})"
         )
 
-    def _ask_container(self, url: str, deadline: Deadline) -> tuple[Credentials, float]:
+    def _assume(self, region: str, deadline: Deadline) -> tuple[Credentials, float]:
+        role_arn = self._settings.assume_role_arn
+        fields = {
+            "Action": "AssumeRole",
+            "Version": "2011-06-15",
+            "RoleArn": role_arn,
+            "RoleSessionName": ROLE_SESSION_NAME,
+        }
+        with assuming(role_arn):
+            answer = self._call("sts", "POST", "/", region, _FORM, urlencode(fields).encode(), deadline, own=True)
+            try:
+                given = answer["AssumeRoleResponse"]["AssumeRoleResult"]["Credentials"]
+                keys = (str(given[name]) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
+                return Credentials(*keys), float(given["Expiration"])
+            except (KeyError, TypeError, ValueError):
+                pass
+            raise errors.InvalidResponse("STS answers AssumeRole without credentials: see AWS_ENDPOINT_URL_STS")
+
+    def _ask_container(self, region: str, deadline: Deadline) -> tuple[Credentials, float]:
+        url = os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"]
         parts = urlsplit(url)
         name = parts.hostname or ""
         if parts.scheme != "https" and not (parts.scheme == "http" and (is_loopback(name) or name in _CONTAINER_HOSTS)):
@@ -171,8 +193,9 @@ class SignedAws:
         return Credentials(access_key, secret_key, session_token if isinstance(session_token, str) else None), end
 
 
-def _transient(response: Response) -> bool:
-    return response.status == 429 or response.status >= 500 or _error_code(response, _json(response)) in THROTTLED
+def _transient(response: Response) -> str:
+    code = _error_code(response, _json(response))
+    return f"it answered {code or response.status}" if code in THROTTLED or overloaded(response) else ""
 
 
 def _json(response: Response) -> dict[str, Any] | None:
