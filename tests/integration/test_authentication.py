@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import requests
 from cerberus.client import CerberusClient as NikesClient
 
 from cerberus_auth import CerberusAuth, CerberusClient, ConfigurationError, Settings, TokenRefused
+from local_stack.http_server import Fault
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack
 
 
@@ -87,6 +89,17 @@ def test_a_secret_is_cached_by_age_only_where_asked(auth: CerberusAuth, stack: L
     assert stack.cerberus.count("/v1/secret/") == 3
 
 
+def test_a_fresh_read_is_what_later_calls_get(auth: CerberusAuth, stack: LocalStack) -> None:
+    cerberus = CerberusClient(auth)
+    cerberus.read(SECRET_PATH, max_age=60)
+    stack.cerberus.put_secret(SECRET_PATH, {"password": "rotated"})
+    try:
+        cerberus.read(SECRET_PATH, fresh=True)
+        assert cerberus.read(SECRET_PATH, max_age=60) == {"password": "rotated"}
+    finally:
+        stack.cerberus.put_secret(SECRET_PATH, SECRET)
+
+
 def test_nikes_own_client_works_beside_it(auth: CerberusAuth, stack: LocalStack) -> None:
     theirs = NikesClient(stack.cerberus.url, token=auth.token(), verbose=False)
     assert theirs.get_secrets_data(SECRET_PATH) == CerberusClient(auth).read(SECRET_PATH) == SECRET
@@ -106,6 +119,42 @@ def test_requests_authenticates_once_more_after_a_401(auth: CerberusAuth, stack:
         answer = session.get(secret_url(stack), auth=auth)
     assert answer.status_code == 200
     assert [earlier.status_code for earlier in answer.history] == [401]
+    assert authentications(stack) == 2
+
+
+class Stream(io.BytesIO):
+    """A body that can be read once, of known length."""
+
+    def __len__(self) -> int:
+        return len(self.getbuffer())
+
+    def seekable(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("body", "sent"), [(b"{}", 2), (io.BytesIO(b"{}"), 2), (Stream(b"{}"), 1)])
+def test_a_body_is_sent_again_only_where_it_can_be(
+    auth: CerberusAuth, stack: LocalStack, body: bytes | io.BytesIO, sent: int
+) -> None:
+    auth.token()
+    stack.cerberus.revoke()
+    stack.cerberus.server.faults.add(Fault.status(401))
+    answer = requests.post(secret_url(stack), data=body, auth=auth, timeout=5)
+    assert (answer.status_code == 401) is (sent == 1)
+    assert [call.body for call in stack.cerberus.calls if call.method == "POST" and "/secret/" in call.path] == [
+        {}
+    ] * sent
+
+
+def test_new_tokens_that_are_refused_too_make_callers_fail_fast(auth: CerberusAuth, stack: LocalStack) -> None:
+    cerberus = CerberusClient(auth)
+    stack.cerberus.server.faults.add(Fault.status(401), lambda request: request.path.startswith("/v1/secret/"), None)
+    try:
+        for _ in range(5):
+            with pytest.raises(TokenRefused):
+                cerberus.read(SECRET_PATH)
+    finally:
+        stack.cerberus.server.faults.clear()
     assert authentications(stack) == 2
 
 

@@ -114,7 +114,7 @@ class LambdaRuntime:
         timeout: int = 30,
     ) -> None:
         python, emulator = python or find_python(), emulator or find_emulator()
-        self.environment = _lambda_environment(artifact, handler, layers, python, timeout) | dict(environment)
+        self.environment = lambda_environment(artifact, handler, layers, python, timeout) | dict(environment)
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
@@ -281,7 +281,7 @@ def _reserved_port() -> socket.socket:
     return reserved
 
 
-def _lambda_environment(
+def lambda_environment(
     artifact: Path, handler: str, layers: Sequence[Path], python: Path, timeout: int
 ) -> dict[str, str]:
     """What Lambda itself puts into a Python function's environment, region and credentials aside."""

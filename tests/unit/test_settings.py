@@ -80,8 +80,20 @@ def test_an_endpoint_of_a_service_goes_before_that_of_all() -> None:
         ({"CERBERUS_MAX_ATTEMPTS": "0"}, "CERBERUS_MAX_ATTEMPTS must be from 1 to 10"),
         ({"CERBERUS_MAX_ATTEMPTS": "1.5"}, "CERBERUS_MAX_ATTEMPTS must be a whole number"),
         ({"AWS_CA_BUNDLE": "/nowhere/ca.pem"}, "names no file"),
+        ({"HTTPS_PROXY": "http://user:s3#cret@proxy:3128"}, "HTTPS_PROXY must be an http:// proxy"),
         ({"HTTPS_PROXY": "socks5://proxy:1080"}, "HTTPS_PROXY must be an http:// proxy"),
-        ({"CERBERUS_ASSUME_ROLE_ARN": "arn:aws:iam::111111111111:role/x"}, "CERBERUS_ASSUME_ROLE_ARN is not offered"),
+        ({"CERBERUS_ASSUME_ROLE_ARN": "x"}, "CERBERUS_ASSUME_ROLE_ARN must be a role's ARN"),
+        (
+            {"CERBERUS_ASSUME_ROLE_ARN": "arn:aws:iam::111111111111:user/x"},
+            "CERBERUS_ASSUME_ROLE_ARN must be a role's ARN",
+        ),
+        ({"CERBERUS_ASSUME_ROLE_ARN": "arn:aws-iso:iam::111111111111:role/x"}, "knows only aws and aws-cn"),
+        (
+            {"CERBERUS_ASSUME_ROLE_ARN": "arn:aws-cn:iam::111111111111:role/x"},
+            "us-west-2 is of aws: they share no KMS key",
+        ),
+        ({"CERBERUS_FALLBACK_REGIONS": "cn-north-1"}, "cn-north-1 is of partition aws-cn, and us-west-2 is of aws"),
+        ({"CERBERUS_REGION": "cn-north-1"}, "they share no KMS key"),
     ],
 )
 def test_a_bad_setting_is_refused_by_its_name(variables: dict[str, str], says: str) -> None:
