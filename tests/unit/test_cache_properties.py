@@ -59,7 +59,9 @@ class Attempt:
 class Failure:
     """What calls are answered with for a while."""
 
-    def __init__(self, error: CerberusError, count: int, seconds: float, now: tuple[float, float], jitter: float) -> None:
+    def __init__(
+        self, error: CerberusError, count: int, seconds: float, now: tuple[float, float], jitter: float
+    ) -> None:
         pause = min(MAX_PAUSE, 0.25 * 2**count) * (0.5 + jitter / 2)
         self.error = error
         self.count = count + 1
@@ -155,9 +157,7 @@ class Lifetime(RuleBasedStateMachine):
 
     def flights(self) -> list[Attempt]:
         """Those that callers may wait for."""
-        return [
-            attempt for attempt in self.attempts.values() if attempt.is_current and not self.is_abandoned(attempt)
-        ]
+        return [attempt for attempt in self.attempts.values() if attempt.is_current and not self.is_abandoned(attempt)]
 
     def claim(self, holds: bool, text: str) -> None:
         """Also from within the threads, where an exception would be the cache's to catch."""
@@ -182,7 +182,9 @@ class Lifetime(RuleBasedStateMachine):
         if call is not None:
             call.attempts += 1
             self.claim(not (self.is_beside and self.is_usable()), "renewed in line beside an extension")
-            self.claim(not self.is_usable() or attempt.seconds <= REFRESH_SECONDS + MOMENT, "took long to renew a usable token")
+            self.claim(
+                not self.is_usable() or attempt.seconds <= REFRESH_SECONDS + MOMENT, "took long to renew a usable token"
+            )
             self.claim(attempt.seconds <= call.timeout + MOMENT, "took more time than the caller has")
         for other in self.attempts.values():
             other.is_current = False
@@ -260,7 +262,9 @@ class Lifetime(RuleBasedStateMachine):
         self.claim(lasted <= max(call.timeout, 0) + MOMENT, "waited longer than the caller's timeout")
         if call.value is not None:
             self.claim(self.is_usable(), "handed out a token past its end")
-            self.claim(self.held is not None and call.value == self.held.value, "handed out another token than the one held")
+            self.claim(
+                self.held is not None and call.value == self.held.value, "handed out another token than the one held"
+            )
             if call.held is self.held and not call.attempts:
                 self.claim(lasted == 0, "waited although a usable token was held")
             return
@@ -386,7 +390,9 @@ class Lifetime(RuleBasedStateMachine):
         is_due = held is not None and (self.is_ahead or not self.is_fresh())
         is_due = is_due and not self.flights() and not self.is_paused(min(seconds, TIMEOUT))
         self.run(lambda: self.cache.renew(Deadline(seconds), ahead))
-        assert self.attempt_count - attempts == is_due, "an extension renews in the refresh window, and what ends too soon"
+        assert self.attempt_count - attempts == is_due, (
+            "an extension renews in the refresh window, and what ends too soon"
+        )
         self.is_ahead = False
 
     @rule(is_beside=st.booleans())
@@ -494,7 +500,11 @@ def is_equal(error: CerberusError | None, model: CerberusError | None) -> bool:
 
 
 Lifetime.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True,
+    max_examples=150,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
     report_multiple_bugs=False,
 )
 TestLifetime = Lifetime.TestCase
