@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     import requests
 
+    from .aws import Aws
     from .sequence import AuthMethod
     from .token import Token
 
@@ -145,7 +146,7 @@ class CerberusAuth:
                 shielded(partial(self._revoke, held))
                 self._cache.invalidate(held.value)  # the service may hand it out again from its cache
         finally:
-            self._shared.transport.close()
+            self._shared.close()
 
     def _revoke(self, held: Held) -> None:
         headers = {**CLIENT_HEADERS, TOKEN_HEADER: held.value}
@@ -242,6 +243,7 @@ class _Shared:
         self.settings = settings
         self.transport = Transport(settings)
         self.cache = TokenCache(self.authenticate, timeout=settings.timeout, margin=settings.expiry_margin)
+        self._aws: Aws | None = None
         self._sequence: Sequence | None = None
         self._initialised = False
         self._lock = threading.RLock()
@@ -270,8 +272,7 @@ class _Shared:
         """Load the lane to AWS and the certificate store: no network."""
         with self._lock:
             if self._sequence is None:
-                aws = connect(self.settings, self.transport)
-                aws.load()
+                aws = self._aws = connect(self.settings, self.transport)
                 self.transport.load()
                 methods: list[AuthMethod] = [
                     method(self.settings, self.transport, aws)
@@ -291,8 +292,14 @@ class _Shared:
     def forget(self) -> None:
         """Before a snapshot: no token, no credentials, no connection."""
         self.cache.invalidate()
+        self.close()
         self._sequence = None
+
+    def close(self) -> None:
+        """Close the connections; what comes next opens others."""
         self.transport.close()
+        if self._aws is not None:
+            self._aws.close()
 
     def start_anew(self) -> None:
         """In a forked child or a restored container: no lock or connection of the process it was copied from."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from . import errors
 from ._version import __version__
 from .transport import overloaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from .transport import Response
 
 CLIENT_HEADERS = {"X-Cerberus-Client": f"CerberusAuthLambda/{__version__}", "Accept": "application/json"}
@@ -64,18 +60,9 @@ def auth_refusal(response: Response, principal: str, region: str) -> errors.Cerb
 
 def error_code(response: Response) -> int:
     """The first code of an error answer; 0 where there is none, as from a proxy in front."""
-    fields = json_object(response)
+    fields = response.json_object()
     try:
         code = fields["errors"][0]["code"] if fields else 0
     except (KeyError, IndexError, TypeError):
         return 0
     return code if type(code) is int else 0
-
-
-def json_object(response: Response) -> dict[str, Any] | None:
-    """The JSON object in a body; None where it holds anything else."""
-    try:
-        fields = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return None
-    return fields if isinstance(fields, dict) else None

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from . import errors
 from .auth import TOKEN_HEADER, CerberusAuth, seconds_left
-from .cerberus import CLIENT_HEADERS, json_object
+from .cerberus import CLIENT_HEADERS
 from .clock import Deadline
 
 TYPE_CHECKING = False
@@ -107,7 +107,7 @@ class CerberusClient:
             token = self._auth.renewed(token, deadline.remaining())
             response = self._send(url, token, deadline)
         if response.status == 200:
-            data = (json_object(response) or {}).get("data")
+            data = (response.json_object() or {}).get("data")
             if isinstance(data, dict):
                 return data
             raise errors.InvalidResponse(

@@ -8,7 +8,7 @@ from binascii import a2b_base64
 
 from . import errors, token
 from .aws import AwsRefusal, credentials_refused
-from .cerberus import CLIENT_HEADERS, auth_refusal, json_object, transient
+from .cerberus import CLIENT_HEADERS, auth_refusal, transient
 from .settings import partition
 
 TYPE_CHECKING = False
@@ -77,7 +77,7 @@ class KmsAuth:
         )
         if response.status != 200:
             raise auth_refusal(response, principal, region)
-        auth_data = (json_object(response) or {}).get("auth_data")
+        auth_data = (response.json_object() or {}).get("auth_data")
         if not isinstance(auth_data, str):
             raise errors.InvalidResponse(
                 "Cerberus answers an auth request without auth_data: see whether CERBERUS_URL is right"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import http.client
 import io
+import json
 import re
 import select
 import socket
@@ -32,7 +33,7 @@ from .settings import is_loopback
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from .settings import Settings
 
@@ -54,6 +55,14 @@ class Response:
         self.status = status
         self.headers = headers
         self.body = body
+
+    def json_object(self) -> dict[str, Any] | None:
+        """The JSON object that the body is; None where it is anything else."""
+        try:
+            fields = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return fields if isinstance(fields, dict) else None
 
     def __repr__(self) -> str:
         return f"<Response {self.status}, {len(self.body)} bytes>"

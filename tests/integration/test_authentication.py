@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Iterator
@@ -177,14 +178,14 @@ def test_a_token_of_the_environment_is_used_and_never_replaced(
 ) -> None:
     token = auth.token()
     monkeypatch.setenv("CERBERUS_TOKEN", token)
-    override = CerberusAuth()
-    cerberus = CerberusClient(override)
-    assert override.token() == token
-    assert cerberus.read(SECRET_PATH) == SECRET
-    stack.cerberus.revoke()
-    with pytest.raises(TokenRefused, match="CERBERUS_TOKEN"):
-        cerberus.read(SECRET_PATH)
-    assert authentications(stack) == 1
+    with contextlib.closing(CerberusAuth()) as override:
+        cerberus = CerberusClient(override)
+        assert override.token() == token
+        assert cerberus.read(SECRET_PATH) == SECRET
+        stack.cerberus.revoke()
+        with pytest.raises(TokenRefused, match="CERBERUS_TOKEN"):
+            cerberus.read(SECRET_PATH)
+        assert authentications(stack) == 1
 
 
 def test_close_forgets_and_revokes_where_asked(auth: CerberusAuth, stack: LocalStack) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cfnlint import decode, lint
 
 import cerberus_auth
-from cerberus_auth import CerberusError, settings
+from cerberus_auth import CerberusAuth, CerberusError, settings
 from local_stack.stack import ROLE, LocalStack
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -40,6 +40,7 @@ def test_python_blocks_run_as_they_stand(
         module: dict[str, Any] = {}
         exec(compile(block, "README.md", "exec"), module)  # noqa: S102  (the very example)
         answer = module["handler"]({}, Context())
+        CerberusAuth().close()  # which shares its connections
     assert answer["user"] == "orders"
     if "status" in answer:
         assert (answer["status"], answer["names"]) == (200, ["db"])

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
         """The calls that the package makes. Each raises ``AwsRefusal``, ``CerberusUnavailable``, ``InvalidResponse``,
         ``ConfigurationError`` (no credentials) or ``DeadlineExceeded``."""
 
-        def load(self) -> None:
-            """Load what a first call needs, without network."""
+        def close(self) -> None:
+            """Close the connections that are its own."""
 
         def credentials(self, region: str, deadline: Deadline) -> Credentials:
             """The credentials of this moment: the environment's, or with ``CERBERUS_ASSUME_ROLE_ARN`` those of that

@@ -56,10 +56,16 @@ class SdkAws:
         self._clients: LRUCache[tuple[str, str, int, str], BaseClient] = LRUCache(_CLIENTS)
         self._assumed = Temporary(self._assume)
         self._lock = threading.Lock()
+        # botocore reads its models with the first client: here, at initialisation. Other credentials may need the network.
+        keys = environment_credentials() or Credentials("unknown", "unknown", None)
+        self._client("kms", settings.region, settings.read_timeout, keys)
 
-    def load(self) -> None:
-        keys = environment_credentials() or Credentials("unknown", "unknown", None)  # others may need the network
-        self._client("kms", self._settings.region, self._settings.read_timeout, keys)
+    def close(self) -> None:
+        with self._lock:
+            clients = list(self._clients.values())
+            self._clients.clear()
+        for client in clients:
+            client.close()
 
     def credentials(self, region: str, deadline: Deadline) -> Credentials:
         return self._assumed.get(region, deadline) if self._settings.assume_role_arn else self._own()

@@ -39,8 +39,8 @@ class SignedAws:
         self._container = Temporary(self._ask_container)
         self._assumed = Temporary(self._assume)
 
-    def load(self) -> None:
-        self._transport.load()
+    def close(self) -> None:
+        pass  # the transport is another's
 
     def credentials(self, region: str, deadline: Deadline) -> Credentials:
         return (self._assumed.get if self._settings.assume_role_arn else self._own)(region, deadline)
@@ -128,7 +128,7 @@ class SignedAws:
             transient=_transient,
             repeat_timeouts=repeat_timeouts,
         )
-        answer = _json(response)
+        answer = response.json_object()
         if response.status == 200 and answer is not None:
             return answer
         code = _error_code(response, answer)
@@ -182,7 +182,7 @@ class SignedAws:
 
         source = "the container credentials endpoint"
         response = self._transport.request(source, "GET", url, deadline, headers=headers, direct=True)
-        answer = _json(response) or {}
+        answer = response.json_object() or {}
         access_key, secret_key, session_token = (answer.get(key) for key in ("AccessKeyId", "SecretAccessKey", "Token"))
         if response.status != 200 or not (isinstance(access_key, str) and isinstance(secret_key, str)):
             raise errors.InvalidResponse(f"{source} answers {response.status} without credentials")
@@ -194,16 +194,8 @@ class SignedAws:
 
 
 def _transient(response: Response) -> str:
-    code = _error_code(response, _json(response))
+    code = _error_code(response, response.json_object())
     return f"it answered {code or response.status}" if code in THROTTLED or overloaded(response) else ""
-
-
-def _json(response: Response) -> dict[str, Any] | None:
-    try:
-        answer = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return None
-    return answer if isinstance(answer, dict) else None
 
 
 def _error_code(response: Response, answer: dict[str, Any] | None) -> str:
