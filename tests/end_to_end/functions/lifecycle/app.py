@@ -12,6 +12,7 @@ from cerberus_auth import CerberusAuth, CerberusClient, CerberusError
 auth = CerberusAuth()
 cerberus = CerberusClient(auth)
 time.sleep(float(os.environ.get("REST_OF_INIT_SECONDS", "0")))
+initialised = time.time()
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         threading.Thread(target=attempt, args=(auth.token,), daemon=True).start()
         return {}
     limit = {"context": context} if event.get("in_time") else {}
-    answer = attempt(lambda: auth.token(**limit))
+    answer = {"initialised": initialised, **attempt(lambda: auth.token(**limit))}
     if event["do"] == "read" and "error" not in answer:
         answer |= attempt(lambda: {"secret": cerberus.read(os.environ["SECRET_PATH"], **limit)})
     return answer
