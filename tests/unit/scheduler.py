@@ -15,6 +15,13 @@ class _EndedError(BaseException):
     """Ends a thread that is no longer wanted, wherever it waits."""
 
 
+def _signal() -> threading.Lock:
+    """Who acquires it waits for the one release: several times as cheap as a semaphore."""
+    signal = threading.Lock()
+    signal.acquire()
+    return signal
+
+
 class Task:
     """One thread of a scheduler."""
 
@@ -24,7 +31,7 @@ class Task:
         self.until: float | None = None  # by the monotonic clock; while it waits
         self.ready: Callable[[], bool] = lambda: True
         self.ended = False
-        self.go = threading.Semaphore(0)
+        self.go = _signal()
         self._scheduler = scheduler
         self._work = work
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -63,7 +70,7 @@ class Scheduler:
         self.on_set: Callable[[], None] = lambda: None
         self._choose = choose
         self._tasks: list[Task] = []
-        self._baton = threading.Semaphore(0)
+        self._baton = _signal()
         # What the code under test gets in place of the modules of these names.
         self.time = SimpleNamespace(monotonic=lambda: self.monotonic, time=lambda: self.wall)
         self.threading = SimpleNamespace(
@@ -135,6 +142,8 @@ class Scheduler:
         self.current = None
         if task.done and task in self._tasks:
             self._tasks.remove(task)
+        if task.error is not None:
+            raise task.error
 
 
 class _Lock:

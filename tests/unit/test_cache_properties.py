@@ -6,6 +6,7 @@ run do so. The model knows what the cache must hold, from what went in and out o
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from types import ModuleType
@@ -31,6 +32,10 @@ MOMENT = 1e-3  # seconds; what the model does not look into
 SAME_TIME = 1.1
 
 
+class RuleBroken(AssertionError):
+    """The cache has done what the model forbids."""
+
+
 class Life:
     """A token as its rules say: from the design, not from the code."""
 
@@ -54,6 +59,7 @@ class Attempt:
         self.is_lost = False  # the service's answer will never come: frozen in mid-request
         self.is_forgotten = False  # invalidated in mid-flight
         self.is_current = True
+        self.first_caller: Call | None = None  # of a prefetch, while it waits for it
 
 
 class Failure:
@@ -78,6 +84,7 @@ class Call:
         self.held = machine.held if machine.is_usable() else None
         self.landed_in_vain = machine.landed_in_vain
         self.attempts = 0
+        self.flight: Attempt | None = None  # waited for
         self.value: str | None = None
         self.error: CerberusError | None = None
 
@@ -122,6 +129,7 @@ class Lifetime(RuleBasedStateMachine):
         order = random.Random(seed)
         self.scheduler = Scheduler(order.randrange)
         self.scheduler.on_set = self.landed
+        self.patch.setattr(logging.getLogger("cerberus_auth"), "disabled", True)
         for module in (self.module, cerberus_auth.clock, cerberus_auth.token):
             self.patch.setattr(module, "time", self.scheduler.time)
         self.patch.setattr(self.module, "threading", self.scheduler.threading)
@@ -160,7 +168,7 @@ class Lifetime(RuleBasedStateMachine):
         return [attempt for attempt in self.attempts.values() if attempt.is_current and not self.is_abandoned(attempt)]
 
     def claim(self, holds: bool, text: str) -> None:
-        """Also from within the threads, where an exception would be the cache's to catch."""
+        """Heard after the step: within the threads, an exception would be the cache's to catch."""
         if not holds:
             self.violations.append(text)
 
@@ -176,6 +184,7 @@ class Lifetime(RuleBasedStateMachine):
         # Each authentication has a reason: together these bound their number by leases elapsed, invalidations, and
         # failures as often as the back-off allows.
         self.claim(not self.flights(), "two authentications in flight")
+        self.claim(attempt.seconds <= TIMEOUT + MOMENT, "took more time than the cache allows")
         self.claim(not self.is_fresh() or self.is_ahead, "authenticated while a fresh token was held")
         self.claim(not self.is_paused(attempt.seconds), "authenticated during the pause after a failure")
         self.claim(refused == self.refused, "did not say which token was refused")
@@ -217,8 +226,12 @@ class Lifetime(RuleBasedStateMachine):
     def landed(self) -> None:
         """The thread that runs has made an authentication, and the cache has taken note of it."""
         attempt = self.attempts.pop(self.scheduler.current, None)
-        if attempt is None:
-            return
+        if attempt is not None:
+            self.note(attempt)
+            if attempt.first_caller is not None:  # raises the error, and whoever comes next tries anew
+                self.failure = attempt.first_caller = None
+
+    def note(self, attempt: Attempt) -> None:
         life, error = attempt.life, attempt.error
         if life is not None and not self.is_before(life.end):
             life, error = None, CerberusUnavailable("the lease was over")
@@ -259,6 +272,11 @@ class Lifetime(RuleBasedStateMachine):
     def judge(self, call: Call) -> None:
         """At the moment when it has ended, in its own thread."""
         lasted = self.now[0] - call.began
+        flight = call.flight
+        if flight is not None and flight.first_caller is call:  # whose time was up
+            self.failure = flight.first_caller = None
+        if flight is not None and flight.error is not None and not isinstance(flight.error, DeadlineExceeded):
+            self.claim(call.attempts == 0, "authenticated after waiting for a flight that failed")
         self.claim(lasted <= max(call.timeout, 0) + MOMENT, "waited longer than the caller's timeout")
         if call.value is not None:
             self.claim(self.is_usable(), "handed out a token past its end")
@@ -270,6 +288,7 @@ class Lifetime(RuleBasedStateMachine):
             return
         error = call.error
         assert error is not None
+        assert type(error) is not CerberusError, error  # a defect, of the cache or of a test
         self.claim(not self.is_usable(), "an error although a usable token was held")
         self.claim(not any(error is other for other in self.errors), "one error was raised to two callers")
         self.errors.append(error)
@@ -288,11 +307,11 @@ class Lifetime(RuleBasedStateMachine):
         self.scheduler.spawn(work)
         self.scheduler.run()
 
-    @rule(timeout=st.sampled_from([None, None, None, 0.0, 0.05, 1.2, 3.0]))
-    def call(self, timeout: float | None) -> None:
+    @rule(timeout=st.sampled_from([None, None, None, 0.0, 0.05, 1.2, 3.0, 60.0]))
+    def call(self, timeout: float | None = None) -> None:
         """While no other thread could run: the model says exactly what it does."""
         held = self.held if self.is_usable() else None
-        whole = TIMEOUT if timeout is None else timeout
+        whole = min(TIMEOUT, TIMEOUT if timeout is None else timeout)
         is_paused = self.is_paused(min(whole, REFRESH_SECONDS) if held else whole)
         is_fresh, flights, failure, attempts = self.is_fresh(), self.flights(), self.failure, self.attempt_count
         at_once = is_fresh or self.is_beside or flights or is_paused
@@ -304,24 +323,29 @@ class Lifetime(RuleBasedStateMachine):
         self.scheduler.run()
         began = self.attempt_count - attempts
         if held is not None and at_once:
-            assert (call.value, began) == (held.value, 0), "a usable token is handed out at once"
+            self.claim((call.value, began) == (held.value, 0), "did not hand out a usable token at once")
         elif prefetch is not None and surfaces:
-            assert began == 0, "the first caller gets the error of the prefetch"
-            assert is_equal(call.error, prefetch.error), "the first caller gets the error of the prefetch"
+            is_raised = is_equal(call.error, prefetch.error)
+            self.claim(is_raised and began == 0, "did not raise the prefetch's error to the first caller")
         elif flights:
-            assert began == 0, "a flight is waited for"
-            assert not call.is_done or whole <= 0, "a flight is waited for"
-        elif is_paused:
-            assert failure is not None
-            assert began == 0, "a recent failure is raised at once"
-            assert is_equal(call.error, failure.error), "a recent failure is raised at once"
+            self.claim(began == 0 and (not call.is_done or whole <= 0), "did not wait for the flight")
+            if not call.is_done:
+                (call.flight,) = flights
+                if call.flight is prefetch:
+                    prefetch.first_caller = call
+        elif failure is not None and is_paused:
+            is_raised = is_equal(call.error, failure.error)
+            self.claim(is_raised and began == 0, "did not raise a recent failure at once")
         else:
-            assert began >= 1, "nobody authenticates though it is time"
+            self.claim(began >= 1, "did not authenticate though it was time")
 
     def no_error_surfaces(self) -> bool:
         return self.prefetching is None or self.prefetching.error is None
 
-    @precondition(no_error_surfaces)
+    def no_prefetch_is_open(self) -> bool:
+        return self.prefetching is None or (self.prefetching.life is not None and self.prefetching.error is None)
+
+    @precondition(no_prefetch_is_open)
     @rule(timeouts=st.lists(st.sampled_from([None, None, 0.05, 1.2, 3.0]), min_size=2, max_size=6))
     def calls_at_once(self, timeouts: list[float | None]) -> None:
         self.prefetching = None
@@ -348,10 +372,10 @@ class Lifetime(RuleBasedStateMachine):
     def invalidate(self) -> None:
         self.run(self.forget)
 
-    @precondition(no_error_surfaces)
+    @precondition(no_prefetch_is_open)
     @precondition(lambda self: self.held is not None)
     @rule(callers=st.integers(1, 4), repeats=st.booleans())
-    def refuse(self, callers: int, repeats: bool) -> None:
+    def refuse(self, callers: int = 1, repeats: bool = False) -> None:
         """Some callers' requests have met a 401, at once; others come later."""
         assert self.held is not None
         self.prefetching = None
@@ -361,10 +385,10 @@ class Lifetime(RuleBasedStateMachine):
             self.spawn(None, lambda: self.forget(self.reported[-1]))
         self.scheduler.run()
 
-    @precondition(no_error_surfaces)
+    @precondition(no_prefetch_is_open)
     @precondition(lambda self: self.reported)
     @rule(back=st.integers(1, 2))
-    def refuse_late(self, back: int) -> None:
+    def refuse_late(self, back: int = 1) -> None:
         refused = self.reported[-min(back, len(self.reported))]
         if self.held is not None and self.held.value == refused:
             return  # handed out again, after it was forgotten that it is refused
@@ -372,17 +396,31 @@ class Lifetime(RuleBasedStateMachine):
         self.spawn(None, lambda: self.forget(refused))
         self.scheduler.run()
 
-    @precondition(lambda self: not self.scheduler.alive)
+    @precondition(lambda self: self.held is not None)
+    @rule(is_late=st.booleans())
+    def give_up(self, is_late: bool = False) -> None:
+        """Somebody's token was refused as soon as it was had, now or some tokens ago."""
+        assert self.held is not None
+        refused = "another" if is_late else self.held.value
+        error = TokenRefused(f"given up {refused}")
+        self.run(lambda: self.cache.give_up(refused, error))
+        if not is_late:
+            self.held, self.refused, self.trouble = None, refused, self.now[0]
+            self.failure = Failure(error, 0, TIMEOUT, self.now, self.jitter)
+
+    @precondition(lambda self: not self.is_paused(TIMEOUT))
     @rule()
     def prefetch(self) -> None:
         attempts = self.attempt_count
+        is_due = self.held is None and not any(attempt.is_current for attempt in self.attempts.values())
         self.run(self.cache.prefetch)
-        assert self.attempt_count - attempts == (self.held is None), "a prefetch is for an empty cache"
-        if self.held is None:
-            (self.prefetching,) = self.attempts.values()
+        began = self.attempt_count - attempts
+        self.claim(began == is_due, "a prefetch is for an empty cache that nobody fills, and for no other")
+        if is_due:
+            self.prefetching = next((attempt for attempt in self.attempts.values() if attempt.is_current), None)
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 30.0]), ahead=st.sampled_from([0.0, 0.0, 5.0, 600.0, 4000.0]))
-    def renew(self, seconds: float, ahead: float) -> None:
+    def renew(self, seconds: float = 5.0, ahead: float = 0.0) -> None:
         attempts, held = self.attempt_count, self.held
         if held is not None:
             left = min(end - now for end, now in zip(held.end, self.now, strict=True))
@@ -390,8 +428,9 @@ class Lifetime(RuleBasedStateMachine):
         is_due = held is not None and (self.is_ahead or not self.is_fresh())
         is_due = is_due and not self.flights() and not self.is_paused(min(seconds, TIMEOUT))
         self.run(lambda: self.cache.renew(Deadline(seconds), ahead))
-        assert self.attempt_count - attempts == is_due, (
-            "an extension renews in the refresh window, and what ends too soon"
+        began = self.attempt_count - attempts
+        self.claim(
+            began == is_due, "an extension renews in the refresh window and what ends too soon, and nothing else"
         )
         self.is_ahead = False
 
@@ -408,20 +447,19 @@ class Lifetime(RuleBasedStateMachine):
         self.failure = self.prefetching = None
 
     @rule(jitter=st.sampled_from([0.0, 0.5, 0.99]))
-    def restore(self, jitter: float) -> None:
+    def restore(self, jitter: float = 0.5) -> None:
         self.run(self.forget)
         self.start_anew(jitter)
         for attempt in self.attempts.values():
             attempt.is_current = False
 
-    @precondition(no_error_surfaces)
     @rule(callers=st.integers(0, 4), turns=st.integers(0, 12), jitter=st.sampled_from([0.0, 0.5, 0.99]))
-    def fork(self, callers: int, turns: int, jitter: float) -> None:
+    def fork(self, callers: int = 0, turns: int = 0, jitter: float = 0.5) -> None:
         """We go on in the child, where the other threads, some in the middle of things, are no more."""
-        self.prefetching = None
-        for _ in range(callers):
-            self.spawn(None)
-        self.scheduler.run(turns)
+        if self.no_error_surfaces():
+            for _ in range(callers):
+                self.spawn(None)
+            self.scheduler.run(turns)
         self.scheduler.forget()
         self.attempts.clear()
         self.start_anew(jitter)
@@ -431,7 +469,7 @@ class Lifetime(RuleBasedStateMachine):
         self.scheduler.advance(seconds)
 
     @rule(seconds=st.sampled_from([0.3, 5.0, 60.0, 4000.0, 200_000.0]), loses=st.booleans())
-    def freeze(self, seconds: float, loses: bool) -> None:
+    def freeze(self, seconds: float, loses: bool = False) -> None:
         """The monotonic clock stops, the wall clock goes on; connections may not outlast it."""
         self.scheduler.wall += seconds
         for attempt in self.attempts.values():
@@ -446,16 +484,17 @@ class Lifetime(RuleBasedStateMachine):
     @rule(
         what=st.sampled_from(["fresh", "end", "failure", "flight"]),
         clock=st.sampled_from(["both", "monotonic", "wall"]),
-        offset=st.sampled_from([-0.01, 0.01]),
+        offset=st.sampled_from([-1.0, -0.01, 0.01]),
     )
-    def go_to(self, what: str, clock: str, offset: float) -> None:
+    def go_to(self, what: str, clock: str = "both", offset: float = 0.01) -> None:
         """To just before, or just after, one of the moments at which something changes."""
-        moment = {
-            "fresh": self.held and self.held.fresh,
-            "end": self.held and self.held.end,
-            "failure": self.failure and self.failure.end,
+        moments: dict[str, tuple[float, float] | None] = {
+            "fresh": self.held.fresh if self.held else None,
+            "end": self.held.end if self.held else None,
+            "failure": self.failure.end if self.failure else None,
             "flight": next(((a.began[0] + a.seconds + 1, a.began[1] + a.seconds + 1) for a in self.flights()), None),
-        }[what]
+        }
+        moment = moments[what]
         if moment is None:
             return
         seconds = moment[clock == "wall"] + offset - self.now[clock == "wall"]
@@ -474,25 +513,34 @@ class Lifetime(RuleBasedStateMachine):
         latency=st.sampled_from([0.1, 0.1, 0.8, 2.5]),
         lease=st.sampled_from([1, 10, 70, 100, 3600]),
     )
-    def change_service(self, is_up: bool, is_answering: bool, latency: float, lease: int) -> None:
+    def change_service(
+        self, is_up: bool = True, is_answering: bool = True, latency: float = 0.1, lease: int = 3600
+    ) -> None:
         if not (self.is_up and self.is_answering) or latency != self.latency or lease != self.lease:
             self.trouble = self.now[0]
         self.is_up, self.is_answering, self.latency, self.lease = is_up, is_answering, latency, lease
 
     @invariant()
     def holds(self) -> None:
-        assert not self.violations, self.violations[0]
-        assert len(self.flights()) <= 1, "two authentications in flight"
+        if self.violations:
+            raise RuleBroken(self.violations[0])
+
+    def settle(self) -> None:
+        """Whatever is under way comes to its end."""
+        self.change_service(is_up=True, is_answering=True, latency=self.latency, lease=self.lease)
+        self.scheduler.advance(10 * TIMEOUT)
+        self.claim(not self.scheduler.alive, "somebody waits for ever")
+        self.holds()
+
+    def close(self) -> None:
+        self.scheduler.forget()
+        self.patch.undo()
 
     def teardown(self) -> None:
         try:
-            self.is_up = self.is_answering = True
-            self.scheduler.advance(10 * TIMEOUT)
-            assert not self.scheduler.alive, "somebody waits for ever"
-            self.holds()
+            self.settle()
         finally:
-            self.scheduler.forget()
-            self.patch.undo()
+            self.close()
 
 
 def is_equal(error: CerberusError | None, model: CerberusError | None) -> bool:
