@@ -24,7 +24,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer build demo test check pytest test-all format lock clean
+.PHONY: help setup layer build demo test check pytest test-all soak format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-all: setup ## the same on every supported Python of this machine
 	for python in $$pythons; do \
 	version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	$(MAKE) --no-print-directory test PYTHON="$$python" VENV=".venv-$$version"; done; echo Passed on $$pythons
+
+soak: setup ## use the token 100,000 times while the service fails a tenth of its calls
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.soak
 
 format: $(VENV)/.ready ## format the code, and mend what lint can mend
 	$(BIN)/ruff check --fix .

@@ -164,7 +164,7 @@ class TokenCache:
                 if prefetch is not None and prefetch.error is not None and not prefetch.is_abandoned():
                     error, self._failure = prefetch.error.fresh(), None  # the next caller tries anew
                     break
-                if flight is None and not usable and failure is not None and pauses:
+                if flight is None and failure is not None and pauses:
                     error = failure.error.fresh()
                     break
                 leads = flight is None

@@ -101,11 +101,10 @@ class CerberusClient:
 
     def _get(self, path: str, query: str, deadline: Deadline) -> dict[str, Any]:
         url = f"{self._auth.settings.url}/v1/secret/{quote(path)}{query}"
-        token = self._auth.token(deadline.remaining())
-        response = self._send(url, token, deadline)
+        token, response = self._send(url, deadline)
         if response.status == 401:
-            token = self._auth.renewed(token, deadline.remaining())
-            response = self._send(url, token, deadline)
+            self._auth.renewed(token, deadline.remaining())
+            token, response = self._send(url, deadline)
         if response.status == 200:
             data = (response.json_object() or {}).get("data")
             if isinstance(data, dict):
@@ -117,9 +116,17 @@ class CerberusClient:
             raise self._auth.refused_again(token)
         raise _refusal(response.status, path)
 
-    def _send(self, url: str, token: str, deadline: Deadline) -> Response:
-        headers = {**CLIENT_HEADERS, TOKEN_HEADER: token}
-        return self._auth.transport.request("Cerberus", "GET", url, deadline, headers=lambda: headers)
+    def _send(self, url: str, deadline: Deadline) -> tuple[str, Response]:
+        """The answer, and the token that brought it."""
+        token = ""
+
+        def headers() -> dict[str, str]:
+            nonlocal token
+            token = self._auth.token(deadline.remaining())  # for each attempt: a short lease can end between two
+            return {**CLIENT_HEADERS, TOKEN_HEADER: token}
+
+        response = self._auth.transport.request("Cerberus", "GET", url, deadline, headers=headers)
+        return token, response
 
     def __repr__(self) -> str:
         return f"<CerberusClient for {self._auth.settings.url}>"

@@ -599,8 +599,8 @@ MUTANTS: dict[str, tuple[Script, str, str]] = {
     ),
     "a recent failure is raised although a flight is under way": (
         no_answer_in_a_long_time,
-        "if flight is None and not usable and failure is not None and pauses",
-        "if not usable and failure is not None and pauses",
+        "if flight is None and failure is not None and pauses",
+        "if failure is not None and pauses",
     ),
     "an abandoned flight's failure counts": (
         overtaken_flight_and_a_clock_set_back,

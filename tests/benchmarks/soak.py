@@ -1,0 +1,148 @@
+"""``make soak``: a function's threads use a token over many short leases, of services that keep failing.
+
+A tenth of all requests, to Cerberus and for a decrypt to KMS, fails at random: by 500, by a reset, by half an answer, or by
+an answer that comes after the read timeout. The servers run in this process and the function in another, so that the memory
+and the sockets which are measured are the package's.
+
+*Could have been served* is every caller but one who depends on a request that failed as often as it may be sent: its own
+read, or one of the authentication it waited for, or of one that failed just before (calls then fail fast for a moment). So an
+error counts as unavoidable only if it says that the last attempt allowed has failed, the servers have failed such a request
+so often in a row at that very time, and, where it is the authentication's, no usable token was held all the while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from typing import Any
+
+from local_stack.http_server import Fault, Faults, Request
+from local_stack.runtime import ROOT
+from local_stack.stack import ROLE, LocalStack
+
+AUTH, DECRYPT = "/v2/auth/iam-principal", "TrentService.Decrypt"
+ATTEMPTS = 3
+READ_TIMEOUT = 1.0
+FAULTS = (Fault.status(500), Fault.reset(), Fault.half_body(), Fault.delay(READ_TIMEOUT * 1.5))
+FAILING = 0.1  # of all requests
+MARGIN = 0.1  # of a lease
+PACE = (
+    1500  # uses in the time of a lease. A token is renewed in the last fifth of its usable life: there are more leases
+)
+MOST_USES_PER_LEASE = 2000  # 100,000 uses see 50 leases at least
+FAIL_FAST_SECONDS = 1.0  # after three failures in a row; after fewer, less
+WARM_UP = 0.2  # of all uses, before memory is measured
+MEMORY_GROWTH = 1024  # KiB
+
+
+class RandomFaults(Faults):
+    """A fault for a tenth of the requests; it remembers those that failed as often as they are sent."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.requests = self.failed = 0
+        self.exhausted: defaultdict[str, list[float]] = defaultdict(list)  # when the last attempt came
+        self._in_a_row: Counter[str] = Counter()
+        self._random = random.Random(seed)
+        self._taking = threading.Lock()
+
+    def take(self, request: Request) -> Fault | None:
+        what = request.headers["X-Amz-Target"] or request.path
+        if what.startswith("TrentService") and what != DECRYPT:
+            return None  # from the stand-in for Cerberus
+        with self._taking:
+            self.requests += 1
+            if self._random.random() >= FAILING:
+                self._in_a_row[what] = 0
+                return None
+            self.failed += 1
+            self._in_a_row[what] += 1
+            if self._in_a_row[what] == ATTEMPTS:
+                self._in_a_row[what] = 0
+                self.exhausted[what].append(time.monotonic())  # the same clock in all processes
+            return self._random.choice(FAULTS)
+
+    def explain(self, error: dict[str, Any]) -> bool:
+        """Whether this error was unavoidable, as the module's text defines it."""
+        if f"(attempt {ATTEMPTS} of {ATTEMPTS})" not in error["text"]:
+            return False
+        asked, raised = error["asked"], error["raised"]
+        if any(asked <= at <= raised for at in self.exhausted[f"/v1/secret/{error['path']}"]):
+            return True
+        earliest = asked - FAIL_FAST_SECONDS - READ_TIMEOUT  # the last attempt may have run into that timeout
+        shared = self.exhausted[AUTH] + self.exhausted[DECRYPT]
+        return not error["token_held"] and any(earliest <= at <= raised for at in shared)
+
+
+def soak(uses: int, threads: int, lease: int, seed: int) -> bool:
+    """Run the servers and the function, print the table, and tell whether all of it holds."""
+    faults = RandomFaults(seed)
+    samples: list[dict[str, Any]] = []
+    with LocalStack() as stack:
+        stack.cerberus.lease_seconds = lease
+        for number in range(threads):
+            stack.cerberus.put_secret(f"app/orders/{number}", {"thread": str(number)})
+        settings = {
+            "CERBERUS_EXPIRY_MARGIN": str(lease * MARGIN),
+            "CERBERUS_READ_TIMEOUT": str(READ_TIMEOUT),
+            "CERBERUS_MAX_ATTEMPTS": str(ATTEMPTS),
+            "PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in ("layer", "tests")),
+        }
+        environment = {**os.environ, **stack.environment(ROLE, **settings)}
+        stack.cerberus.server.faults = stack.aws.server.faults = faults
+        numbers = [str(number) for number in (uses // threads, threads, lease / PACE * threads)]
+        command = [sys.executable, "-m", "benchmarks.soak_function", *numbers]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as function:
+            for line in function.stdout or ():
+                samples.append(json.loads(line))
+                if len(samples) % 10 == 0:
+                    sample = {**samples[-1], "errors": len(samples[-1]["errors"])}
+                    print(", ".join(f"{count:,} {name}" for name, count in sample.items()), flush=True)
+    return function.returncode == 0 and report(faults, samples, uses // threads * threads, threads, lease)
+
+
+def report(faults: RandomFaults, samples: list[dict[str, Any]], uses: int, threads: int, lease: int) -> bool:
+    last = samples[-1]
+    failing = faults.failed / faults.requests
+    authentications, fewest = last["authentications"], -(-uses // MOST_USES_PER_LEASE)
+    # Of two tokens in a row, the second is asked for when at least four fifths of the first's usable life are over.
+    most = 1 + int(last["seconds"] / (0.8 * lease * (1 - MARGIN)))
+    avoidable = [error for error in last["errors"] if not faults.explain(error)]
+    warm = [sample["KiB"] for sample in samples if sample["uses"] >= WARM_UP * uses]
+    growth = max(warm[-3:]) - max(warm[:3])
+    sockets = max(sample["sockets"] for sample in samples)  # at most: one to Cerberus for each thread, and one to KMS
+    rows = [
+        ("uses", f"{last['uses']:,}", f"{uses:,}", last["uses"] == uses),
+        ("requests that failed", f"{failing:.1%} of {faults.requests:,}", "5 % at least", failing >= 0.05),
+        ("authentications", f"{authentications}", f"{fewest} to {most}", fewest <= authentications <= most),
+        ("errors that were avoidable", f"{len(avoidable)} of {len(last['errors'])}", "0", not avoidable),
+        ("memory, after warming up", f"{growth:+,} KiB on {warm[0]:,}", f"{MEMORY_GROWTH:+,}", growth <= MEMORY_GROWTH),
+        ("sockets, at most", f"{sockets}", f"{threads + 1}", sockets <= threads + 1),
+    ]
+    print(f"\n{'':<28}{'measured':>24}{'allowed':>16}")
+    for name, measured, allowed, holds in rows:
+        print(f"{name:<28}{measured:>24}{allowed:>16}  {'holds' if holds else 'FAILS'}")
+    for error in avoidable[:10]:
+        print(f"avoidable: {error}")
+    return all(holds for *_, holds in rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit code: 0 if all holds."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description="Soak a token in failing services.")
+    parser.add_argument("--uses", type=int, default=100_000)
+    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--lease", type=int, default=2, help="seconds (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the faults")
+    return 0 if soak(**vars(parser.parse_args(arguments))) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
