@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import NamedTuple
 from zipfile import ZipFile, ZipInfo
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENTS = {
@@ -36,6 +39,8 @@ DATA = {"cacert.pem", "aws_para_whitelist.json", "sampling_rule.json", "swagger-
 class Build(NamedTuple):
     folder: Path
     archive: Path
+    output: str
+    """What was said in building it, on the standard output: that is what ``sam build`` shows."""
 
     @property
     def entries(self) -> list[ZipInfo]:
@@ -48,7 +53,7 @@ class Build(NamedTuple):
         return [PurePosixPath(entry.filename).relative_to("python") for entry in self.entries]
 
 
-def build(layer: str, folder: Path) -> Build:
+def build(layer: str, folder: Path, *assignments: str) -> Build:
     """Build as ``sam build`` does: from a copy of the source folder, with ARTIFACTS_DIR in the environment."""
     source, artifacts, archive = folder / "source", folder / "artifacts", folder / "layer.zip"
     shutil.copytree(ROOT / "layer", source)
@@ -60,9 +65,10 @@ def build(layer: str, folder: Path) -> Build:
         "ARTIFACTS_DIR": str(artifacts),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
-    subprocess.run(["make", "-C", source, f"build-{layer}"], env=environment, check=True, capture_output=True)
+    command = ["make", "-C", str(source), f"build-{layer}", *assignments]
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     subprocess.run([sys.executable, source / "archive.py", artifacts, archive], check=True)
-    return Build(artifacts / "python", archive)
+    return Build(artifacts / "python", archive, output)
 
 
 @pytest.fixture(scope="module", params=CONTENTS)
@@ -86,7 +92,7 @@ def test_built_twice_it_is_the_same_bytes(layer: str, built: Build, tmp_path: Pa
 
 
 def test_it_holds_the_packages_it_should_and_no_others(layer: str, built: Build) -> None:
-    names = {path.parts[0].removesuffix(".py") for path in built.paths}
+    names = {path.parts[0].removesuffix(".py") for path in built.paths} - {"__pycache__"}
     packages = {name for name in names if not name.endswith(".dist-info")}
     assert packages == CONTENTS[layer]
     assert {name.split("-")[0] for name in names - packages} == packages
@@ -96,10 +102,55 @@ def test_it_holds_nothing_but_modules_and_the_data_they_read(built: Build) -> No
     others = [
         str(path)
         for path in built.paths
-        if path.suffix != ".py" and path.name not in DATA and not path.parts[0].endswith(".dist-info")
+        if path.suffix not in (".py", ".pyc") and path.name not in DATA and not path.parts[0].endswith(".dist-info")
     ]
     assert others == []
-    assert [str(path) for path in built.paths if {"tests", "testing", "__pycache__", "bin"} & set(path.parts)] == []
+    assert [str(path) for path in built.paths if {"tests", "testing", "bin"} & set(path.parts)] == []
+
+
+def test_every_module_has_byte_code_for_each_python_that_the_build_names(layer: str, built: Build) -> None:
+    named = re.search(rf"^{layer}: byte-code for Python((?: 3\.\d+)+)$", built.output, re.MULTILINE)
+    assert named
+    versions = {version.replace(".", "") for version in named[1].split()}
+    assert "{}{}".format(*sys.version_info) in versions
+    expected = {
+        module.parent / "__pycache__" / f"{module.stem}.cpython-{version}.pyc"
+        for module in built.paths
+        if module.suffix == ".py"
+        for version in versions
+    }
+    assert {path for path in built.paths if path.suffix == ".pyc"} == expected
+
+
+def test_byte_code_is_of_the_source_beside_it_and_of_no_other(built: Build) -> None:
+    modules = sorted(built.folder.rglob("*.py"))
+    for module in modules:
+        byte_code = Path(importlib.util.cache_from_source(str(module), optimization="")).read_bytes()
+        assert byte_code[:4] == importlib.util.MAGIC_NUMBER
+        assert int.from_bytes(byte_code[4:8], "little") == 0b11  # of the hash of a source, and to be checked against it
+        assert byte_code[8:16] == importlib.util.source_hash(module.read_bytes())
+        assert f"/opt/python/{module.relative_to(built.folder)}".encode() in byte_code
+        assert str(built.folder.parent).encode() not in byte_code
+    assert modules
+
+
+def test_the_build_warns_when_the_template_s_runtime_gets_no_byte_code(tmp_path: Path) -> None:
+    layer = "CerberusAuthLayer"
+    output = build(layer, tmp_path, "PYTHONS=3.2", "RUNTIME=3.2").output
+    assert f"{layer}: byte-code for Python (none)" in output
+    assert f"WARNING: {layer} has no byte-code for the template's runtime, Python 3.2" in output
+
+
+def test_the_runtime_that_the_build_cares_for_is_the_template_s() -> None:
+    runtime = re.search(r"^RUNTIME := ([\d.]+)", (ROOT / "layer/Makefile").read_text(), re.MULTILINE)
+    versions = re.search(r"^PYTHONS := (.+)", (ROOT / "layer/Makefile").read_text(), re.MULTILINE)
+    template = yaml.load((ROOT / "template.yaml").read_text(), yaml.BaseLoader)  # noqa: S506  (makes texts alone)
+    assert runtime
+    assert versions
+    assert f"python{runtime[1]}" == template["Globals"]["Function"]["Runtime"]
+    layers = [each for each in template["Resources"].values() if each["Type"] == "AWS::Serverless::LayerVersion"]
+    for each in layers:
+        assert [f"python{version}" for version in versions[1].split()] == each["Properties"]["CompatibleRuntimes"]
 
 
 def test_every_package_has_its_metadata_and_licence(built: Build) -> None:
