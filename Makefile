@@ -9,6 +9,7 @@ SHELL := bash
 VENV := .venv
 BIN = $(VENV)/bin
 REQUIREMENTS := tests/requirements
+PEERS := caching cerberus-1 cerberus-2
 LAYER_SOURCES = $(shell find layer -type f -not -path '*/__pycache__/*')
 APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -path '*/__pycache__/*')
 
@@ -24,7 +25,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer build demo test check pytest test-all soak format lock clean
+.PHONY: help setup layer build demo test check pytest test-all soak bench format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ test-all: setup ## the same on every supported Python of this machine
 soak: setup ## use the token 100,000 times while the service fails a tenth of its calls
 	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.soak
 
+bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare with other ways to a token: times, memory, sizes
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks
+
 format: $(VENV)/.ready ## format the code, and mend what lint can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -70,6 +74,7 @@ lock: $(VENV)/.ready ## pin the newest versions of everything that is installed 
 	$(call pin,$(REQUIREMENTS)/dev)
 	$(call pin,$(REQUIREMENTS)/runtime)
 	$(call pin,$(REQUIREMENTS)/sam)
+	$(foreach peer,$(PEERS),$(call pin,$(REQUIREMENTS)/bench-$(peer)) &&) true
 
 clean: ## remove all that was built or installed
 	rm -rf .venv* .aws-sam build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -85,15 +90,22 @@ $(VENV)/.ready: $(REQUIREMENTS)/uv.txt $(REQUIREMENTS)/dev.txt
 	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/dev.txt
 	@touch $@
 
+define install
+@echo "Installing into $(ENVIRONMENT) ..."
+@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ENVIRONMENT)
+@$(BIN)/uv pip install --quiet --only-binary :all: $(FROM_SOURCE) --python $(ENVIRONMENT) --require-hashes -r $<
+@touch $@
+endef
 $(VENV)-runtime/.ready: ENVIRONMENT = $(VENV)-runtime
 .venv-sam/.ready: ENVIRONMENT = .venv-sam
+$(VENV)-bench-%/.ready: ENVIRONMENT = $(VENV)-bench-$*
+$(VENV)-bench-cerberus-1/.ready: FROM_SOURCE = --no-binary cerberus-python-client
 $(VENV)-runtime/.ready: $(REQUIREMENTS)/runtime.txt
 .venv-sam/.ready: $(REQUIREMENTS)/sam.txt
 $(VENV)-runtime/.ready .venv-sam/.ready: | $(VENV)/.ready
-	@echo "Installing into $(ENVIRONMENT) ..."
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ENVIRONMENT)
-	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(ENVIRONMENT) --require-hashes -r $<
-	@touch $@
+	$(install)
+$(VENV)-bench-%/.ready: $(REQUIREMENTS)/bench-%.txt | $(VENV)/.ready
+	$(install)
 
 .aws-sam/build/.ready: $(LAYER_SOURCES) $(APPLICATION) | $(VENV)/.ready .venv-sam/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" .venv-sam/bin/sam build

@@ -8,6 +8,9 @@ and the sockets which are measured are the package's.
 read, or one of the authentication it waited for, or of one that failed just before (calls then fail fast for a moment). So an
 error counts as unavoidable only if it says that the last attempt allowed has failed, the servers have failed such a request
 so often in a row at that very time, and, where it is the authentication's, no usable token was held all the while.
+
+A lease is longer than nearly every authentication that succeeds at its last attempts: the token of a shorter one could be over
+before it is here, which is an error too, and nobody's fault.
 """
 
 from __future__ import annotations
@@ -29,13 +32,11 @@ from local_stack.stack import ROLE, LocalStack
 
 AUTH, DECRYPT = "/v2/auth/iam-principal", "TrentService.Decrypt"
 ATTEMPTS = 3
-READ_TIMEOUT = 1.0
+READ_TIMEOUT = 0.7
 FAULTS = (Fault.status(500), Fault.reset(), Fault.half_body(), Fault.delay(READ_TIMEOUT * 1.5))
 FAILING = 0.1  # of all requests
 MARGIN = 0.1  # of a lease
-PACE = (
-    1500  # uses in the time of a lease. A token is renewed in the last fifth of its usable life: there are more leases
-)
+PACE = 1800  # uses in the time that a lease lasts
 MOST_USES_PER_LEASE = 2000  # 100,000 uses see 50 leases at least
 FAIL_FAST_SECONDS = 1.0  # after three failures in a row; after fewer, less
 WARM_UP = 0.2  # of all uses, before memory is measured
@@ -95,7 +96,7 @@ def soak(uses: int, threads: int, lease: int, seed: int) -> bool:
             "CERBERUS_MAX_ATTEMPTS": str(ATTEMPTS),
             "PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in ("layer", "tests")),
         }
-        environment = {**os.environ, **stack.environment(ROLE, **settings)}
+        environment = stack.environment(ROLE, **settings)
         stack.cerberus.server.faults = stack.aws.server.faults = faults
         numbers = [str(number) for number in (uses // threads, threads, lease / PACE * threads)]
         command = [sys.executable, "-m", "benchmarks.soak_function", *numbers]
@@ -120,7 +121,7 @@ def report(faults: RandomFaults, samples: list[dict[str, Any]], uses: int, threa
     sockets = max(sample["sockets"] for sample in samples)  # at most: one to Cerberus for each thread, and one to KMS
     rows = [
         ("uses", f"{last['uses']:,}", f"{uses:,}", last["uses"] == uses),
-        ("requests that failed", f"{failing:.1%} of {faults.requests:,}", "5 % at least", failing >= 0.05),
+        ("requests that failed", f"{failing:.1%} of {faults.requests:,}", "4 % at least", failing >= 0.04),
         ("authentications", f"{authentications}", f"{fewest} to {most}", fewest <= authentications <= most),
         ("errors that were avoidable", f"{len(avoidable)} of {len(last['errors'])}", "0", not avoidable),
         ("memory, after warming up", f"{growth:+,} KiB on {warm[0]:,}", f"{MEMORY_GROWTH:+,}", growth <= MEMORY_GROWTH),
@@ -139,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description="Soak a token in failing services.")
     parser.add_argument("--uses", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--lease", type=int, default=2, help="seconds (default: %(default)s)")
+    parser.add_argument("--lease", type=int, default=3, help="seconds (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the faults")
     return 0 if soak(**vars(parser.parse_args(arguments))) else 1
 

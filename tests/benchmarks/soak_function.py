@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -72,6 +73,7 @@ class Function:
             "uses": sum(self._done),
             "authentications": self._authentications,
             "KiB": int(status.partition("VmRSS:")[2].split()[0]),
+            "blocks": sys.getallocatedblocks(),
             "sockets": sum(file.startswith("socket:") for file in files),
             "errors": self._errors,
         }

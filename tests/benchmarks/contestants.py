@@ -1,0 +1,99 @@
+"""Who is measured, and with what on the path. Everything of it is byte-compiled, but for where the lack is measured."""
+
+from __future__ import annotations
+
+import compileall
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from local_stack.runtime import ROOT, MissingPrerequisiteError, find_python
+
+PROCESSES = Path(__file__).with_name("processes")
+LAYER = ROOT / "build" / "layer" / "python"
+POWERTOOLS = ROOT / "build" / "powertools" / "python"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to a token."""
+
+    name: str
+    """As the table has it."""
+    module: str
+    """Of ``processes/``."""
+    path: tuple[Path, ...] = ()
+    """What is imported from, as layers of a function."""
+    needs_sdk: bool = False
+    """Whether boto3 is taken from the runtime, as on Lambda."""
+    environment: dict[str, str] = field(default_factory=dict)
+    cold: bool = True
+    in_lambda: bool = True
+
+
+BARE = Contestant("a bare interpreter", "bare")
+FLOOR = Contestant("the floor: http.client and hmac", "floor")
+SIGNED = Contestant("cerberus-auth", "ours", (LAYER,), environment={"CERBERUS_AWS_CLIENT": "signed"})
+SDK = Contestant("cerberus-auth, boto3 lane", "ours", (LAYER,), True, {"CERBERUS_AWS_CLIENT": "sdk"})
+STRAIGHT = Contestant("boto3 + requests", "straight", (LAYER,), True)
+POWERTOOLS_SECRET = Contestant("Powertools get_secret (Secrets Manager)", "powertools", (POWERTOOLS,), True)
+HOP = Contestant("loopback hop", "hop", (LAYER,), cold=False, in_lambda=False)
+
+
+def without_byte_code(folder: Path) -> Contestant:
+    """This package from a copy of the layer as it would be without byte-code; the copy is made in ``folder``."""
+    copy = folder / "plain"
+    shutil.copytree(LAYER, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    return Contestant("cerberus-auth, no byte-code", "ours", (copy,), environment=SIGNED.environment)
+
+
+def peers() -> list[Contestant]:
+    """Those with environments of their own.
+
+    :raises MissingPrerequisiteError: not set up.
+    """
+    return [
+        Contestant("cerberus-python-client 1.4.0 (KMS)", "nike_kms", (_site_packages("cerberus-1"),)),
+        Contestant("cerberus-python-client 2.5.4 (STS)", "nike_sts", (_site_packages("cerberus-2"),)),
+        Contestant("aws-secretsmanager-caching (Secrets Manager)", "caching", (_site_packages("caching"),)),
+    ]
+
+
+def runtime_packages() -> Path:
+    """What Lambda's own runtime has on its path: the runtime client and boto3."""
+    return next(find_python().parent.parent.glob("lib/python3*/site-packages"))
+
+
+def compile_all(contestants: list[Contestant], folder: Path) -> Path:
+    """Compile what is not compiled yet, and give a compiled copy of ``processes/``, made in ``folder``."""
+    processes = folder / "processes"
+    shutil.copytree(PROCESSES, processes, ignore=shutil.ignore_patterns("__pycache__"))
+    installed = {path for each in contestants for path in each.path if "site-packages" in path.parts}
+    for path in (processes, runtime_packages(), *sorted(installed)):
+        compileall.compile_dir(path, quiet=2)
+    missing = [each for each in contestants if not all(path.is_dir() for path in each.path)]
+    if missing:
+        raise MissingPrerequisiteError("the layers are not built: run `make layer`")
+    return processes
+
+
+def versions(contestants: list[Contestant]) -> dict[str, str]:
+    """Of the packages that are compared."""
+    wanted = {"awslambdaric", "aws_lambda_powertools", "aws_secretsmanager_caching", "boto3", "requests"}
+    folders = {runtime_packages(), *(path for each in contestants for path in each.path)}
+    found = {}
+    for folder in folders:
+        for metadata in folder.glob("*.dist-info"):
+            name, _, version = metadata.name.removesuffix(".dist-info").rpartition("-")
+            if name.replace("-", "_") in wanted:
+                found[name.replace("_", "-")] = version
+    return dict(sorted(found.items()))
+
+
+def _site_packages(name: str) -> Path:
+    environment = Path(f"{sys.prefix}-bench-{name}")
+    found = list(environment.glob("lib/python3*/site-packages"))
+    if not found:
+        raise MissingPrerequisiteError(f"{environment.name} is not set up: run `make bench`")
+    return found[0]

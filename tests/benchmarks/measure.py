@@ -1,0 +1,142 @@
+"""The measuring: whole processes in rounds, and containers of the real runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from local_stack.runtime import LambdaRuntime
+
+from .contestants import BARE, Contestant, runtime_packages
+
+STEPS = ("token", "secret")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One process."""
+
+    cpu: dict[str, float]
+    """Milliseconds, user and system together, from the process's start, by step."""
+    wall: dict[str, float]
+    """Milliseconds, from before the process was started, by step."""
+    peak: dict[str, int]
+    """VmHWM in KiB, by step."""
+    warm: dict[str, float]
+    """Nanoseconds of one call, by what is called."""
+    imported: tuple[float, float]
+    """Milliseconds that importing this package took, wall and CPU."""
+
+
+Samples = dict[tuple[str, bool], list[Sample]]
+"""By contestant, and whether the runtime client was loaded before; in the order of the rounds."""
+
+
+def run(contestant: Contestant, processes: Path, environment: dict[str, str], runtime_client: bool) -> Sample:
+    """One process.
+
+    :raises RuntimeError: it failed.
+    """
+    path = [processes, *contestant.path]
+    if runtime_client or contestant.needs_sdk:
+        path.append(runtime_packages())
+    variables = {
+        **{"PATH": os.defpath, "HOME": "/home/sbx_user1051", "LANG": "en_US.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
+        **environment,
+        **contestant.environment,
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        **({"BENCH_RUNTIME_CLIENT": "1", "BENCH_WARM": "1"} if runtime_client else {}),
+    }
+    command = [sys.executable, "-S", "-s", "-c", f"import probe; probe.run({contestant.module!r})"]
+    start = time.monotonic()
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    if ended.returncode != 0:
+        raise RuntimeError(f"{contestant.name} failed:\n{ended.stdout}{ended.stderr}")
+    figures = json.loads(ended.stdout.splitlines()[-1])
+    wall, cpu = figures.get("import", (0.0, 0.0))
+    return Sample(
+        cpu={step: figures[step][0] * 1e3 for step in STEPS},
+        wall={step: (figures[step][1] - start) * 1e3 for step in STEPS},
+        peak={step: figures[step][2] for step in STEPS},
+        warm=figures.get("warm", {}),
+        imported=(wall, cpu),
+    )
+
+
+def cold(
+    contestants: Sequence[Contestant],
+    processes: Path,
+    environment: dict[str, str],
+    rounds: int,
+    progress: Callable[[str], None],
+) -> Samples:
+    """All contestants in each round, in an order of its own; one round before the first is not counted."""
+    pairs = [(each, client) for each in contestants for client in (False, True) if each.cold or client]
+    samples: Samples = defaultdict(list)
+    start = time.monotonic()
+    for number in range(rounds + 1):
+        for contestant, client in random.Random(number).sample(pairs, len(pairs)):
+            sample = run(contestant, processes, environment, client)
+            if number:
+                samples[contestant.name, client].append(sample)
+        progress(f"\rround {number} of {rounds}, {time.monotonic() - start:.0f} s ")
+    progress("\n")
+    return samples
+
+
+def over(base: Sequence[float], figures: Sequence[float]) -> float:
+    """The median of the paired differences."""
+    return median(figure - least for figure, least in zip(figures, base, strict=True))
+
+
+def cpu(samples: Samples, name: str, step: str, client: bool) -> float:
+    """Milliseconds of CPU over the bare interpreter."""
+    return over(*([each.cpu[step] for each in samples[who, client]] for who in (BARE.name, name)))
+
+
+def wall(samples: Samples, name: str, step: str, client: bool) -> float:
+    """Milliseconds of wall time over the bare interpreter."""
+    return over(*([each.wall[step] for each in samples[who, client]] for who in (BARE.name, name)))
+
+
+def peak(samples: Samples, name: str, step: str, client: bool) -> float:
+    """MiB of memory over the bare interpreter, at the peak."""
+    return over(*([each.peak[step] / 1024 for each in samples[who, client]] for who in (BARE.name, name)))
+
+
+def in_lambda(
+    contestants: Sequence[Contestant],
+    processes: Path,
+    folder: Path,
+    environment: dict[str, str],
+    rounds: int,
+    progress: Callable[[str], None],
+) -> dict[str, tuple[float, float]]:
+    """Containers of the real runtime: milliseconds of initialisation and of the first invocation, medians, by name."""
+    artifact = folder / "function"
+    shutil.copytree(processes, artifact)
+    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for number in range(rounds):
+        for contestant in random.Random(number).sample(contestants, len(contestants)):
+            variables = {**environment, **contestant.environment, "BENCH_CONTESTANT": contestant.module}
+            with LambdaRuntime(artifact, "app.handler", contestant.path, variables) as container:
+                invocation = container.invoke({})
+                if invocation.error or container.init_milliseconds is None:
+                    raise RuntimeError(f"{contestant.name} failed in the runtime:\n{container.log}")
+                initialising = container.init_milliseconds
+            times[contestant.name].append((initialising, invocation.milliseconds - initialising))
+        progress(f"\rin the runtime: round {number + 1} of {rounds} ")
+    progress("\n")
+    return {
+        name: (median(init for init, _ in all_), median(first for _, first in all_)) for name, all_ in times.items()
+    }

@@ -1,0 +1,1 @@
+"""Nothing: what an interpreter takes by itself, and with Lambda's runtime client."""

@@ -1,0 +1,61 @@
+"""Runs one contestant in this process, and prints as JSON what it took: ``python -S -c "import probe; probe.run('floor')"``.
+
+A contestant is a module. Its import is what a function does at module scope; ``token()`` authenticates, ``secret()`` reads
+the first secret, ``WARM`` names what a warm invocation would call again. Each of them may be missing.
+"""
+
+import os
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ROUNDS = 5
+_NANOSECONDS = 4_000_000  # of one round, about
+
+
+def run(name: str) -> None:
+    """Standard output gets, for ``token`` and ``secret``: CPU seconds of this process, the clock, VmHWM in KiB."""
+    if "BENCH_RUNTIME_CLIENT" in os.environ:
+        import awslambdaric.bootstrap  # noqa: F401
+    contestant = __import__(name)
+    figures: dict[str, object] = {}
+    spent = 0.0
+    for step in ("token", "secret"):
+        getattr(contestant, step, lambda: None)()
+        cpu, clock = time.process_time(), time.monotonic()
+        figures[step] = [cpu - spent, clock, _peak()]
+        spent += time.process_time() - cpu
+    figures |= getattr(contestant, "FIGURES", {})
+    if "BENCH_WARM" in os.environ:
+        warm: dict[str, Callable[[], object]] = getattr(contestant, "WARM", {})
+        figures["warm"] = {what: _nanoseconds(call) for what, call in warm.items()}
+
+    import json
+
+    sys.stdout.write(json.dumps(figures))
+    sys.stdout.flush()
+    os._exit(0)  # the end of an interpreter is no part of a function's life
+
+
+def _peak() -> int:
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+
+def _nanoseconds(call: "Callable[[], object]") -> float:
+    """Of one call, the least of some rounds: what disturbs only adds."""
+    number = 1
+    while (taken := _timed(call, number)) < _NANOSECONDS and number < 1 << 20:
+        number *= 2
+    return min(taken, *(_timed(call, number) for _ in range(_ROUNDS - 1))) / number
+
+
+def _timed(call: "Callable[[], object]", number: int) -> int:
+    rounds = range(number)
+    start = time.perf_counter_ns()
+    for _ in rounds:
+        call()
+    return time.perf_counter_ns() - start

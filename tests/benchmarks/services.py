@@ -1,0 +1,116 @@
+"""What the contestants talk to, all of it in this process: Cerberus, AWS, Secrets Manager, and a server one hop away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import boto3
+import certifi
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.test import Client
+
+from local_stack.http_server import Request, Response, Server
+from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack
+
+_HOP_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class Services:
+    """A context manager. Everything but the hop speaks TLS, with certificates that stand behind the public ones."""
+
+    def __init__(self) -> None:
+        with contextlib.ExitStack() as parts:
+            self._stack = parts.enter_context(LocalStack())
+            self._bundle = self._stack.folder / "bundle.pem"
+            self._bundle.write_bytes(Path(certifi.where()).read_bytes() + self._stack.ca.bundle.read_bytes())
+            self._manager = parts.enter_context(_secrets_manager(self._stack))
+            self._hop = parts.enter_context(_Hop())
+            self.environment = self._stack.environment(
+                ROLE,
+                AWS_CA_BUNDLE=str(self._bundle),
+                REQUESTS_CA_BUNDLE=str(self._bundle),
+                AWS_ENDPOINT_URL_SECRETS_MANAGER=self._manager.url,
+                AWS_LAMBDA_FUNCTION_NAME="orders",
+                BENCH_SECRET=SECRET_PATH,
+                BENCH_HOP_URL=self._hop.url,
+            )
+            self._put_secret()
+            self._parts = parts.pop_all()
+
+    def _put_secret(self) -> None:
+        keys = self._stack.aws.account_credentials(self._stack.aws.FUNCTION_ACCOUNT)
+        manager = boto3.client(
+            "secretsmanager",
+            region_name=self._stack.region,
+            endpoint_url=self._manager.url,
+            verify=str(self._bundle),
+            aws_access_key_id=keys.access_key,
+            aws_secret_access_key=keys.secret_key,
+        )
+        manager.create_secret(Name=SECRET_PATH, SecretString=json.dumps(SECRET))
+        manager.close()
+
+    @property
+    def certificates(self) -> int:
+        """How many the bundle has."""
+        return self._bundle.read_text().count("BEGIN CERTIFICATE")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._parts.close()
+
+
+def _secrets_manager(stack: LocalStack) -> Server:
+    """Secrets Manager by moto alone: its clients are measured here, not their permissions."""
+    application = Client(DomainDispatcherApplication(create_backend_app), use_cookies=False)
+    lock = threading.Lock()
+
+    def respond(request: Request) -> Response:
+        headers = {name: request.headers[name] for name in ("X-Amz-Target", "Content-Type") if name in request.headers}
+        headers |= {"Host": f"secretsmanager.{stack.region}.amazonaws.com", "x-moto-account-id": "111111111111"}
+        headers["Authorization"] = request.headers["Authorization"]
+        with lock:
+            answer = application.open(request.path, method=request.method, data=request.body, headers=headers)
+        return Response(answer.status_code, answer.get_data(), {"Content-Type": "application/x-amz-json-1.1"})
+
+    return Server(respond, stack.ca.server_context())
+
+
+class _Hop:
+    """The quickest server there can be in Python: it answers whatever comes, and looks at none of it."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while connection.recv(65536):
+                connection.sendall(_HOP_ANSWER)
