@@ -41,6 +41,7 @@ CerberusClient(CerberusAuth())
         "dataclasses",
         "typing",
         "inspect",
+        "locale",
     }
     loaded = loaded_by(code)
     assert not loaded & heavy

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import calendar
 import json
 import os
-import time
 from base64 import b64decode
+from datetime import datetime
 from urllib.parse import quote, urlencode, urlsplit
 
 from .. import errors
@@ -187,7 +186,7 @@ class SignedAws:
         if response.status != 200 or not (isinstance(access_key, str) and isinstance(secret_key, str)):
             raise errors.InvalidResponse(f"{source} answers {response.status} without credentials")
         try:
-            end = calendar.timegm(time.strptime(str(answer.get("Expiration"))[:19], "%Y-%m-%dT%H:%M:%S"))
+            end = datetime.fromisoformat(f"{str(answer.get('Expiration'))[:19]}+00:00").timestamp()
         except ValueError:
             end = 0  # no end given: ask again next time
         return Credentials(access_key, secret_key, session_token if isinstance(session_token, str) else None), end
