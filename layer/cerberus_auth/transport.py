@@ -17,6 +17,7 @@ import errno
 import http.client
 import io
 import json
+import os
 import re
 import select
 import socket
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 MAX_BODY_BYTES = 1 << 20
+# The layer's, of certifi (layer/authorities.py); the pip package has none. Loading a store as a whole takes 16 ms.
+_AUTHORITIES = os.path.join(os.path.dirname(__file__), "authorities")
 _IDLE_SECONDS = 20  # NAT gateways and load balancers drop idle connections without a word; after this we open a new one
 _IDLE_CONNECTIONS = 8  # kept for one host
 _BACKOFF_SECONDS = 0.2
@@ -439,7 +442,11 @@ def _tls_context(ca_bundles: tuple[str, ...]) -> ssl.SSLContext:
             raise ConfigurationError(
                 f"AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE: {path} holds no certificates ({_reason(error)})"
             ) from None
-    if not ca_bundles:
+    if ca_bundles:
+        return context
+    if os.path.isdir(_AUTHORITIES) and not {"SSL_CERT_FILE", "SSL_CERT_DIR"} & os.environ.keys():
+        context.load_verify_locations(capath=_AUTHORITIES)  # OpenSSL reads there, when it verifies, only what it needs
+    else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         if not context.cert_store_stats()["x509_ca"]:
             try:  # a Python without a store of its own; requests brings certifi

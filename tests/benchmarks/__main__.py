@@ -25,14 +25,13 @@ def _run(rounds: int, containers: int, with_peers: bool, results: Path) -> int:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cerberus-auth-") as name:
         folder = Path(name)
-        plain = contestants.without_byte_code(folder)
-        known = [contestants.BARE, contestants.FLOOR, contestants.SIGNED, plain, contestants.SDK, contestants.STRAIGHT]
-        known += [contestants.POWERTOOLS_SECRET, contestants.HOP]
-        if with_peers:
-            known += contestants.peers()
         _progress("Compiling what is not compiled yet, and starting Cerberus and AWS ...\n")
-        processes = contestants.compile_all(known, folder)
         with Services() as services:
+            known = [contestants.BARE, contestants.FLOOR, *contestants.ours(services.bundle, folder)]
+            known += [contestants.STRAIGHT, contestants.POWERTOOLS_SECRET, contestants.HOP]
+            if with_peers:
+                known += contestants.peers()
+            processes = contestants.compile_all(known, folder)
             samples = measure.cold(known, processes, services.environment, rounds, _progress)
             inside = [each for each in known if each.in_lambda]
             lambdas = measure.in_lambda(inside, processes, folder, services.environment, containers, _progress)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import compileall
 import shutil
+import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from local_stack.runtime import ROOT, MissingPrerequisiteError, find_python
@@ -34,18 +35,32 @@ class Contestant:
 
 BARE = Contestant("a bare interpreter", "bare")
 FLOOR = Contestant("the floor: http.client and hmac", "floor")
-SIGNED = Contestant("cerberus-auth", "ours", (LAYER,), environment={"CERBERUS_AWS_CLIENT": "signed"})
+SIGNED = Contestant(
+    "cerberus-auth",
+    "ours",
+    (LAYER,),
+    environment={"CERBERUS_AWS_CLIENT": "signed", "AWS_CA_BUNDLE": "", "REQUESTS_CA_BUNDLE": ""},
+)
+BUNDLE = Contestant(
+    "cerberus-auth, with AWS_CA_BUNDLE", "ours", (LAYER,), environment={"CERBERUS_AWS_CLIENT": "signed"}
+)
 SDK = Contestant("cerberus-auth, boto3 lane", "ours", (LAYER,), True, {"CERBERUS_AWS_CLIENT": "sdk"})
 STRAIGHT = Contestant("boto3 + requests", "straight", (LAYER,), True)
 POWERTOOLS_SECRET = Contestant("Powertools get_secret (Secrets Manager)", "powertools", (POWERTOOLS,), True)
 HOP = Contestant("loopback hop", "hop", (LAYER,), cold=False, in_lambda=False)
 
 
-def without_byte_code(folder: Path) -> Contestant:
-    """This package from a copy of the layer as it would be without byte-code; the copy is made in ``folder``."""
-    copy = folder / "plain"
-    shutil.copytree(LAYER, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    return Contestant("cerberus-auth, no byte-code", "ours", (copy,), environment=SIGNED.environment)
+def ours(bundle: Path, folder: Path) -> list[Contestant]:
+    """This package from copies of the layer, made in ``folder``: one that trusts the authorities of ``bundle`` in the way that
+    the layer trusts the public ones, and one as that would be without byte-code."""
+    layer, plain = folder / "layer", folder / "plain"
+    shutil.copytree(LAYER, layer)
+    authorities = layer / "cerberus_auth" / "authorities"
+    shutil.rmtree(authorities)
+    subprocess.run([sys.executable, ROOT / "layer" / "authorities.py", bundle, authorities], check=True)
+    shutil.copytree(layer, plain, ignore=shutil.ignore_patterns("__pycache__"))
+    without = replace(SIGNED, name="cerberus-auth, no byte-code", path=(plain,))
+    return [replace(SIGNED, path=(layer,)), without, BUNDLE, SDK]
 
 
 def peers() -> list[Contestant]:

@@ -27,14 +27,15 @@ class Services:
     def __init__(self) -> None:
         with contextlib.ExitStack() as parts:
             self._stack = parts.enter_context(LocalStack())
-            self._bundle = self._stack.folder / "bundle.pem"
-            self._bundle.write_bytes(Path(certifi.where()).read_bytes() + self._stack.ca.bundle.read_bytes())
+            self.bundle = self._stack.folder / "bundle.pem"
+            """The authorities to trust: the public ones, and this stack's own."""
+            self.bundle.write_bytes(Path(certifi.where()).read_bytes() + self._stack.ca.bundle.read_bytes())
             self._manager = parts.enter_context(_secrets_manager(self._stack))
             self._hop = parts.enter_context(_Hop())
             self.environment = self._stack.environment(
                 ROLE,
-                AWS_CA_BUNDLE=str(self._bundle),
-                REQUESTS_CA_BUNDLE=str(self._bundle),
+                AWS_CA_BUNDLE=str(self.bundle),
+                REQUESTS_CA_BUNDLE=str(self.bundle),
                 AWS_ENDPOINT_URL_SECRETS_MANAGER=self._manager.url,
                 AWS_LAMBDA_FUNCTION_NAME="orders",
                 BENCH_SECRET=SECRET_PATH,
@@ -49,7 +50,7 @@ class Services:
             "secretsmanager",
             region_name=self._stack.region,
             endpoint_url=self._manager.url,
-            verify=str(self._bundle),
+            verify=str(self.bundle),
             aws_access_key_id=keys.access_key,
             aws_secret_access_key=keys.secret_key,
         )
@@ -59,7 +60,7 @@ class Services:
     @property
     def certificates(self) -> int:
         """How many the bundle has."""
-        return self._bundle.read_text().count("BEGIN CERTIFICATE")
+        return self.bundle.read_text().count("BEGIN CERTIFICATE")
 
     def __enter__(self) -> Self:
         return self

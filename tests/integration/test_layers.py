@@ -35,6 +35,8 @@ IMPORTS = {
 }
 DATA = {"cacert.pem", "aws_para_whitelist.json", "sampling_rule.json", "swagger-ui-bundle.min.js", "swagger-ui.min.css"}
 
+AUTHORITIES = PurePosixPath("cerberus_auth/authorities")
+
 
 class Build(NamedTuple):
     folder: Path
@@ -102,10 +104,25 @@ def test_it_holds_nothing_but_modules_and_the_data_they_read(built: Build) -> No
     others = [
         str(path)
         for path in built.paths
-        if path.suffix not in (".py", ".pyc") and path.name not in DATA and not path.parts[0].endswith(".dist-info")
+        if path.suffix not in (".py", ".pyc")
+        and path.name not in DATA
+        and path.parent != AUTHORITIES
+        and not path.parts[0].endswith(".dist-info")
     ]
     assert others == []
     assert [str(path) for path in built.paths if {"tests", "testing", "bin"} & set(path.parts)] == []
+
+
+def test_its_authorities_are_those_of_certifi(layer: str, built: Build) -> None:
+    files = [built.folder / path for path in built.paths if path.parent == AUTHORITIES]
+    if layer == "PowertoolsLayer":
+        assert files == []
+        return
+    bundle = (built.folder / "certifi" / "cacert.pem").read_text()
+    known = re.findall(r"-----BEGIN CERTIFICATE-----\n.+?-----END CERTIFICATE-----\n", bundle, re.DOTALL)
+    assert sorted(file.read_text() for file in files) == sorted(known)
+    # As every system with OpenSSL names them: Amazon Root CA 1, ISRG Root X1, DigiCert Global Root G2.
+    assert {"ce5e74ef.0", "4042bcee.0", "607986c7.0"} <= {file.name for file in files}
 
 
 def test_every_module_has_byte_code_for_each_python_that_the_build_names(layer: str, built: Build) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import authorities
+import cerberus_auth
 from cerberus_auth import CerberusUnavailable, InvalidResponse, Settings
 from cerberus_auth.clock import Deadline
 from cerberus_auth.transport import Response, Transport
@@ -140,3 +145,47 @@ def test_nobody_listening_is_unavailable() -> None:
         port = listener.getsockname()[1]
     with transport() as sender, pytest.raises(CerberusUnavailable, match="Connection refused"):
         get(sender, f"http://127.0.0.1:{port}/")
+
+
+@pytest.mark.parametrize(
+    ("trusts", "variables", "outcome"),
+    [
+        ("ours", {}, "200"),
+        ("another", {}, "CerberusUnavailable"),
+        ("another", {"SSL_CERT_FILE": "ours"}, "200"),
+        ("ours", {"SSL_CERT_FILE": "another"}, "CerberusUnavailable"),
+        ("another", {"AWS_CA_BUNDLE": "ours"}, "200"),
+        ("ours", {"REQUESTS_CA_BUNDLE": "another"}, "CerberusUnavailable"),
+    ],
+)
+def test_a_layer_trusts_the_authorities_it_brings_unless_told_otherwise(
+    trusts: str, variables: dict[str, str], outcome: str, tmp_path: Path
+) -> None:
+    folders = {name: tmp_path / name for name in ("ours", "another")}
+    for folder in folders.values():
+        folder.mkdir()
+    known = {name: CertificateAuthority(folder) for name, folder in folders.items()}
+    package = tmp_path / "layer" / "cerberus_auth"
+    shutil.copytree(Path(cerberus_auth.__file__).parent, package)
+    authorities.main(known[trusts].bundle, package / "authorities")
+    code = """if True:
+        import sys
+        from cerberus_auth import CerberusError, Settings
+        from cerberus_auth.clock import Deadline
+        from cerberus_auth.transport import Transport
+        transport = Transport(Settings.from_env())
+        try:
+            print(transport.request("the server", "GET", sys.argv[1], Deadline(5), headers=dict).status)
+        except CerberusError as error:
+            print(type(error).__name__)
+        transport.close()"""
+    environment = {
+        "PYTHONPATH": str(package.parent),
+        "CERBERUS_URL": "https://localhost",
+        "AWS_REGION": "us-west-2",
+        **{name: str(known[value].bundle) for name, value in variables.items()},
+    }
+    with server(answers(OK), known["ours"].server_context()) as port:
+        command = [sys.executable, "-W", "error", "-c", code, f"https://localhost:{port}/"]
+        ended = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=30)
+    assert ended.stdout.strip() == outcome
