@@ -48,7 +48,7 @@ check: $(VENV)/.ready .venv-sam/.ready
 	$(BIN)/cfn-lint template.yaml
 	.venv-sam/bin/sam validate --lint
 
-pytest: setup build
+pytest: setup build layer
 	$(BIN)/pytest -n 2
 
 test-all: setup ## the same on every supported Python of this machine

@@ -68,7 +68,7 @@ class Settings:
     endpoints
         URLs to call AWS services under, by service (``kms``, ``sts``, ``lambda``, ``dynamodb``), ``""`` for all.
     ca_bundles
-        Files of certificate authorities to trust in place of the system's.
+        Files of certificate authorities to trust in place of the public ones.
     proxy, no_proxy
         The proxy for https, and the hosts to reach without it, by comma.
 

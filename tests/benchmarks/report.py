@@ -106,6 +106,8 @@ def _sizes(archive: Path) -> dict[str, dict[str, int]]:
             name = entry.filename.removeprefix("python/")
             compiled = re.search(r"\.cpython-3(\d+)\.pyc$", name)
             part = re.split(r"[/-]", name)[0].removesuffix(".py")
+            if name.startswith("cerberus_auth/authorities/"):
+                part = "cerberus_auth, authorities"
             for each in ("all", f"byte-code, Python 3.{compiled[1]}" if compiled else part):
                 parts[each][0] += entry.file_size
                 parts[each][1] += entry.compress_size

@@ -1,0 +1,37 @@
+"""``make bench`` in small: one round, and none of the peers that need environments of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = {
+    "cerberus-auth",
+    "cerberus-auth, no byte-code",
+    "cerberus-auth, with AWS_CA_BUNDLE",
+    "cerberus-auth, boto3 lane",
+}
+
+
+def test_one_round_measures_every_way_and_writes_what_readme_shows(tmp_path: Path) -> None:
+    arguments = ["--rounds", "1", "--containers", "1", "--no-peers", "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    ended = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT / "tests")}, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert set(figures["cold"]) >= OURS
+    assert set(figures["lambda_ms"]) >= OURS
+    assert {"token()", "get_secret(), cached", "loopback hop, requests"} <= set(figures["warm_ns"])
+    table = (tmp_path / "table.md").read_text()
+    assert table in ended.stdout
+    drawn = " ".join(ElementTree.parse(tmp_path / "cold.svg").getroot().itertext())  # noqa: S314  (our own)
+    for name in OURS:
+        assert f"| {name} |" in table
+        assert name in drawn
