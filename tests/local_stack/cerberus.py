@@ -135,6 +135,7 @@ class Cerberus:
         self._files: dict[str, bytes] = {}
         self._keys = _Keys(aws_url, aws_ca, account_id, access_key, secret_key)
         self._sts = _Sts(aws_url, aws_ca)
+        _regions()  # now, and not in each of the first threads
         self.server = Server(self._respond, tls, port, replaced=self._count_replaced)
         self.url = self.server.url
 

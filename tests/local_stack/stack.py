@@ -17,6 +17,7 @@ ROLE = f"arn:aws:iam::{Aws.FUNCTION_ACCOUNT}:role/orders"
 """The execution role that is there from the start."""
 
 SAFE_DEPOSIT_BOX = "app/orders"
+TABLE = "cerberus-auth-shared-cache"
 SECRET_PATH = "app/orders/db"
 SECRET = {"username": "orders", "password": "correct-horse-battery-staple"}
 
@@ -24,6 +25,16 @@ SECRET = {"username": "orders", "password": "correct-horse-battery-staple"}
 def decrypt_statement(account: str = Aws.CERBERUS_ACCOUNT) -> dict[str, Any]:
     """The one statement that ``template.yaml`` gives a function, for Cerberus in this account."""
     return {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": f"arn:aws:kms:*:{account}:key/*"}
+
+
+def share_statement(role_arn: str, table: str = TABLE, region: str = "us-west-2") -> dict[str, Any]:
+    """The statement that ``template.yaml`` adds where a fleet shares: only the items of the role itself."""
+    return {
+        "Effect": "Allow",
+        "Action": ["dynamodb:GetItem", "dynamodb:PutItem"],
+        "Resource": f"arn:aws:dynamodb:{region}:{Aws.FUNCTION_ACCOUNT}:table/{table}",
+        "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [role_arn]}},
+    }
 
 
 class LocalStack:
@@ -88,6 +99,18 @@ class LocalStack:
             statements = [decrypt_statement()]
         self.aws.create_role(arn, {"Version": "2012-10-17", "Statement": list(statements)} if statements else None)
         self.cerberus.grant(arn, SAFE_DEPOSIT_BOX)
+
+    def create_table(self, name: str = TABLE) -> None:
+        """Create the fleet's shared cache as ``template.yaml`` does, in the functions' account."""
+        client = self.aws.client("dynamodb", self.aws.account_credentials(Aws.FUNCTION_ACCOUNT), self.region)
+        keys = {"principal": "HASH", "scope": "RANGE"}
+        client.create_table(
+            TableName=name,
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
+            KeySchema=[{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        client.close()
 
     def environment(self, role_arn: str, **extra: str) -> dict[str, str]:
         """What Lambda and the template set for a function with this role, and ``extra`` above it."""
