@@ -20,6 +20,7 @@ from .kms_auth import KmsAuth, OlderKmsAuth
 from .sequence import Sequence
 from .settings import Settings
 from .sts_auth import StsAuth
+from .token import ANY
 from .transport import Transport
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from .aws import Aws
     from .sequence import AuthMethod
-    from .token import Token
+    from .token import Token, Wanted
 
     class LambdaContext(Protocol):
         """The part of a handler's context that is used here."""
@@ -156,6 +157,11 @@ class CerberusAuth:
             raise CerberusError(f"Cerberus does not revoke the token ({response.status}); it ends with its lease")
 
     @property
+    def renewals(self) -> int:
+        """How many new tokens a refused one is worth: one; where tokens are shared two, as the first may be shared too."""
+        return 2 if self.settings.shares else 1
+
+    @property
     def transport(self) -> Transport:
         """What carries the requests; shared with ``CerberusClient``."""
         return self._shared.transport
@@ -189,15 +195,17 @@ class _Again:
     def __init__(self, auth: CerberusAuth, body: Any) -> None:
         self._auth = auth
         self._position = _position(body)
-        self._retried = body is not None and not isinstance(body, bytes | str) and self._position is None
+        repeatable = body is None or isinstance(body, bytes | str) or self._position is not None
+        self._renewals = auth.renewals if repeatable else 0
 
     def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
         sent = response.request
         if not self._auth._is_ours(sent.url) or TOKEN_HEADER not in sent.headers:
             return response
-        if response.status_code == 401 and not self._retried:
-            self._retried = True
-            response = self._repeat(response, **kwargs)
+        if response.status_code == 401 and self._renewals:
+            while response.status_code == 401 and self._renewals:
+                self._renewals -= 1
+                response = self._repeat(response, **kwargs)
             if response.status_code == 401:
                 self._auth.refused_again(str(response.request.headers[TOKEN_HEADER]))
         if response.is_redirect:  # requests copies the headers of the first request when it follows
@@ -274,17 +282,22 @@ class _Shared:
             if self._sequence is None:
                 aws = self._aws = connect(self.settings, self.transport)
                 self.transport.load()
+                shared = None
+                if self.settings.shares:
+                    from .shared_cache import SharedCache  # not where nobody shares: its import is not free
+
+                    shared = SharedCache(self.settings, aws)
                 methods: list[AuthMethod] = [
-                    method(self.settings, self.transport, aws)
+                    method(self.settings, self.transport, aws, shared)
                     for method in (KmsAuth, StsAuth, OlderKmsAuth)
                     if self.settings.auth_method in ("auto", method.setting)
                 ]
                 self._sequence = Sequence(self.settings, aws, methods)
             return self._sequence
 
-    def authenticate(self, deadline: Deadline, refused: str | None = None) -> Token:
+    def authenticate(self, deadline: Deadline, wanted: Wanted = ANY) -> Token:
         """What the cache calls for a new token."""
-        token = self.load().authenticate(deadline, refused)
+        token = self.load().authenticate(deadline, wanted)
         principal = token.principal or "the execution role"
         _logger.info("authenticated to Cerberus as %s in %s, for %s s", principal, token.region, token.lease_seconds)
         return token

@@ -12,8 +12,8 @@ import threading
 import time
 
 from .clock import Deadline, jitter
-from .errors import CerberusError, CerberusUnavailable, DeadlineExceeded
-from .token import Asked
+from .errors import CerberusError, CerberusUnavailable, DeadlineExceeded, RenewedElsewhere
+from .token import Asked, Wanted, usable_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     class Authenticate(Protocol):
         """How the cache gets a token."""
 
-        def __call__(self, deadline: Deadline, refused: str | None = None) -> Token:
-            """A new token that is not the refused one, or a ``CerberusError``."""
+        def __call__(self, deadline: Deadline, wanted: Wanted) -> Token:
+            """A new token that will do, or a ``CerberusError``."""
 
 
 _logger = logging.getLogger("cerberus_auth")
@@ -45,9 +45,7 @@ class Held:
     __slots__ = ("end", "end_wall", "fresh", "fresh_wall", "usable", "value")
 
     def __init__(self, token: Token, margin: float, early: float) -> None:
-        usable = token.lease_seconds - margin
-        if usable <= 0:  # too short for the margin
-            usable = token.lease_seconds * 0.9
+        usable = usable_seconds(token.lease_seconds, margin)
         fresh = usable * (1 - _REFRESH_WINDOW * early)
         self.value = token.value
         self.usable = usable
@@ -71,13 +69,14 @@ class Held:
 
 
 class _Flight:
-    """One authentication under way, and those who wait for it."""
+    """One authentication under way, and those who wait for it. ``early``: a token is held that still serves."""
 
-    __slots__ = ("began", "error", "landed", "seconds")
+    __slots__ = ("began", "early", "error", "landed", "seconds")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, early: bool = False) -> None:
         self.began = Asked()
         self.seconds = seconds
+        self.early = early
         self.landed = threading.Event()
         self.error: CerberusError | None = None
 
@@ -100,9 +99,12 @@ class _Failure:
         self.end = time.monotonic() + pause
         self.end_wall = time.time() + pause
 
-    def holds_for(self, deadline: Deadline) -> bool:
+    def holds_for(self, deadline: Deadline, early: bool) -> bool:
         """Whether its pause lasts by both clocks. For want of time it says nothing to those who have more: a service that
-        needs three seconds fails a renewal in the refresh window, and still serves whoever can wait."""
+        needs three seconds fails a renewal in the refresh window, and still serves whoever can wait. That another
+        container renews is for those who hold a token."""
+        if isinstance(self.error, RenewedElsewhere) and not early:
+            return False
         if isinstance(self.error, DeadlineExceeded) and deadline.remaining() > self.seconds * _SAME_TIME:
             return False
         return time.monotonic() < self.end and time.time() < self.end_wall
@@ -118,6 +120,7 @@ class TokenCache:
         self._margin = margin
         self._generation = 0
         self._refused: str | None = None
+        self._since = 0.0  # when the last token was asked for, by the wall clock
         self.start_anew()
 
     def start_anew(self) -> None:
@@ -158,7 +161,7 @@ class TokenCache:
                     flight = None
                 usable = held is not None and held.is_usable()
                 limit = deadline.within(REFRESH_SECONDS) if usable else deadline
-                pauses = failure is not None and failure.holds_for(limit)
+                pauses = failure is not None and failure.holds_for(limit, usable)
                 if usable and held is not None and (self.renewed_beside or flight is not None or pauses):
                     return held.value
                 if prefetch is not None and prefetch.error is not None and not prefetch.is_abandoned():
@@ -169,7 +172,7 @@ class TokenCache:
                     break
                 leads = flight is None
                 if flight is None:
-                    flight = self._flight = _Flight(limit.remaining())
+                    flight = self._flight = _Flight(limit.remaining(), usable)
             if leads:
                 self._fly(flight, limit)
             else:
@@ -181,7 +184,7 @@ class TokenCache:
                 if leads and flight.error is not None:
                     _warn(flight.error)
                 return held.value
-            timed_out = isinstance(flight.error, DeadlineExceeded)
+            timed_out = isinstance(flight.error, DeadlineExceeded | RenewedElsewhere)
             if flight.error is not None and (not timed_out or (leads and limit is deadline)):
                 error = flight.error.fresh()
                 break
@@ -212,11 +215,11 @@ class TokenCache:
             deadline = deadline.within(self._timeout)
             if held is None or (held.is_fresh() and not held.ends_within(ahead)):
                 return
-            if failure is not None and failure.holds_for(deadline):
+            if failure is not None and failure.holds_for(deadline, held.is_usable()):
                 return
             if self._flight is not None and not self._flight.is_abandoned():
                 return
-            flight = self._flight = _Flight(deadline.seconds)
+            flight = self._flight = _Flight(deadline.seconds, held.is_usable())
         self._fly(flight, deadline)
         if flight.error is not None:
             _warn(flight.error)
@@ -250,11 +253,12 @@ class TokenCache:
                 self._failure = _Failure(error.fresh(), 0, self._timeout)
 
     def _fly(self, flight: _Flight, deadline: Deadline) -> None:
-        generation, refused = self._generation, self._refused
+        generation, wanted = self._generation, Wanted(self._refused, self._since, flight.early)
         held: Held | None = None
         try:
             try:
-                token = self._authenticate(deadline, refused)
+                token = self._authenticate(deadline, wanted)
+                self._since = max(self._since, token.asked.wall)
                 held = Held(token, self._margin, self._early)
                 if not held.is_usable():
                     held = None
@@ -295,4 +299,6 @@ class TokenCache:
 
 
 def _warn(error: CerberusError) -> None:
+    if isinstance(error, RenewedElsewhere):
+        return
     _logger.warning("the token could not be renewed; the old one serves for now. %s: %s", type(error).__name__, error)

@@ -102,9 +102,10 @@ class CerberusClient:
     def _get(self, path: str, query: str, deadline: Deadline) -> dict[str, Any]:
         url = f"{self._auth.settings.url}/v1/secret/{quote(path)}{query}"
         token, response = self._send(url, deadline)
-        if response.status == 401:
-            self._auth.renewed(token, deadline.remaining())
-            token, response = self._send(url, deadline)
+        for _ in range(self._auth.renewals):
+            if response.status == 401:
+                self._auth.renewed(token, deadline.remaining())
+                token, response = self._send(url, deadline)
         if response.status == 200:
             data = (response.json_object() or {}).get("data")
             if isinstance(data, dict):

@@ -62,6 +62,10 @@ class DeadlineExceeded(CerberusError):
     """The caller's time is up."""
 
 
+class RenewedElsewhere(CerberusError):
+    """Another container of the fleet is renewing the token. Never raised to users: only who holds a token is told."""
+
+
 class TokenRefused(CerberusError):
     """Cerberus refuses (401) a token that it has only just given."""
 

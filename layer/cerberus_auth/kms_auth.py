@@ -9,6 +9,7 @@ from binascii import a2b_base64
 from . import errors, token
 from .aws import AwsRefusal, credentials_refused
 from .cerberus import CLIENT_HEADERS, auth_refusal, transient
+from .principal import is_for
 from .settings import partition
 
 TYPE_CHECKING = False
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from .aws import Aws, Decrypted
     from .clock import Deadline
     from .settings import Settings
-    from .token import Token
+    from .shared_cache import SharedCache
+    from .token import Asked, Token, Wanted
     from .transport import Transport
 
 _MAX_CIPHERTEXT_BYTES = 6144  # KMS API reference, Decrypt
@@ -29,13 +31,16 @@ class KmsAuth:
 
     name = setting = "kms"
 
-    def __init__(self, settings: Settings, transport: Transport, aws: Aws) -> None:
+    def __init__(self, settings: Settings, transport: Transport, aws: Aws, shared: SharedCache | None = None) -> None:
         self._settings = settings
         self._transport = transport
         self._aws = aws
+        self._shared = shared
 
-    def authenticate(self, principal: str, region: str, deadline: Deadline, *, last: bool = True) -> Token:
-        """One authentication of one principal in one region.
+    def authenticate(
+        self, principal: str, region: str, deadline: Deadline, wanted: Wanted = token.ANY, *, last: bool = True
+    ) -> Token:
+        """One authentication of one principal in one region, or what another container shares of its own.
 
         Parameters
         ----------
@@ -49,16 +54,37 @@ class KmsAuth:
             ``kms:Decrypt``.
         ConfigurationError
             There are no credentials, or the role may not be assumed.
+        RenewedElsewhere
+            As wanted early, and another container is renewing.
         """
         with errors.step("credentials"):  # first: without them Cerberus would be asked in vain
             self._aws.credentials(region, deadline)
-        asked = token.Asked()
-        with errors.step("auth request"):
-            auth_data = self._ask(principal, region, deadline, last)
-        with errors.step("kms:Decrypt"):
+
+        def ask() -> tuple[Decrypted, Asked, str]:
+            asked = token.Asked()
+            with errors.step("auth request"):
+                auth_data = self._ask(principal, region, deadline, last)
+            return self._decrypt(auth_data, region, deadline, last), asked, auth_data
+
+        def read(decrypted: Decrypted, asked: Asked) -> Token:
+            with errors.step("kms:Decrypt"):
+                return token.parse(decrypted.plaintext, asked, principal, region, "the decrypted auth response")
+
+        def ask_to_share() -> tuple[Token, str | None]:
+            decrypted, asked, auth_data = ask()
+            given = read(decrypted, asked)
+            return given, auth_data if is_for(principal, decrypted.plaintext) else None
+
+        def open_shared(auth_data: str, asked: Asked) -> Token:
+            _check_ciphertext(auth_data, "shared auth response")
             decrypted = self._decrypt(auth_data, region, deadline, last)
-            self._check_key(decrypted)
-            return token.parse(decrypted.plaintext, asked, principal, region, "the decrypted auth response")
+            if not is_for(principal, decrypted.plaintext):
+                raise errors.InvalidResponse(f"it is not that of {principal}")
+            return read(decrypted, asked)
+
+        if self._shared is None:
+            return read(*ask()[:2])
+        return self._shared.token("kms", principal, region, deadline, wanted, open_shared, ask_to_share)
 
     def _question(self, principal: str, region: str) -> tuple[str, dict[str, str]]:
         return "/v2/auth/iam-principal", {"iam_principal_arn": principal, "region": region}
@@ -82,22 +108,19 @@ class KmsAuth:
             raise errors.InvalidResponse(
                 "Cerberus answers an auth request without auth_data: see whether CERBERUS_URL is right"
             )
-        try:
-            size = len(a2b_base64(auth_data, strict_mode=True))
-        except ValueError:
-            raise errors.InvalidResponse(
-                "the auth_data of Cerberus is not base64: was the answer cut on its way?"
-            ) from None
-        if not 0 < size <= _MAX_CIPHERTEXT_BYTES:
-            raise errors.InvalidResponse(f"the auth_data of Cerberus has {size} bytes, which no KMS ciphertext has")
+        _check_ciphertext(auth_data, "auth_data of Cerberus")
         return auth_data
 
     def _decrypt(self, auth_data: str, region: str, deadline: Deadline, last: bool) -> Decrypted:
-        try:
-            return self._aws.decrypt(auth_data, region, deadline, repeat_timeouts=last)
-        except AwsRefusal as refusal:
-            error = _denied(refusal, region, self._settings)
-        raise error
+        with errors.step("kms:Decrypt"):
+            try:
+                decrypted = self._aws.decrypt(auth_data, region, deadline, repeat_timeouts=last)
+            except AwsRefusal as refusal:
+                error = _denied(refusal, region, self._settings)
+            else:
+                self._check_key(decrypted)
+                return decrypted
+            raise error
 
     def _check_key(self, decrypted: Decrypted) -> None:
         key = _KEY_ARN.fullmatch(decrypted.key_arn)
@@ -122,6 +145,15 @@ class OlderKmsAuth(KmsAuth):
                 f"the older KMS authentication takes roles of partition aws only, not {principal}: see CERBERUS_IAM_ROLE_ARN"
             )
         return "/v1/auth/iam-role", {"account_id": role[1], "role_name": role[2], "region": region}
+
+
+def _check_ciphertext(auth_data: str, what: str) -> None:
+    try:
+        size = len(a2b_base64(auth_data, strict_mode=True))
+    except ValueError:
+        raise errors.InvalidResponse(f"the {what} is not base64: was it cut on its way?") from None
+    if not 0 < size <= _MAX_CIPHERTEXT_BYTES:
+        raise errors.InvalidResponse(f"the {what} has {size} bytes, which no KMS ciphertext has")
 
 
 def _denied(refusal: AwsRefusal, region: str, settings: Settings) -> errors.CerberusError:

@@ -10,6 +10,7 @@ import re
 
 from .aws import AwsRefusal, credentials_refused
 from .errors import Attempt, CerberusError, ConfigurationError, DeadlineExceeded
+from .token import principal_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,20 @@ def role_arn(identity: str) -> str:
     """
     assumed = _ASSUMED_ROLE.fullmatch(identity)
     return f"arn:{assumed[1]}:iam::{assumed[2]}:role/{assumed[3]}" if assumed else identity
+
+
+def is_for(principal: str, document: bytes) -> bool:
+    """Whether an auth response, decrypted, says that it is this principal's own; or says nothing, to save room.
+
+    Paths do not count: no account has two roles of one name (IAM User Guide, "IAM identifiers"), and STS knows none.
+    """
+    named = principal_of(document)
+    return named is None or _pathless(named) == _pathless(principal)
+
+
+def _pathless(arn: str) -> str:
+    kind, _, name = role_arn(arn).partition("/")
+    return f"{kind}/{name.rpartition('/')[2]}"
 
 
 def candidates(settings: Settings, aws: Aws, deadline: Deadline, failed: list[Attempt]) -> Iterator[str]:

@@ -20,9 +20,11 @@ from .errors import (
     DecryptionDenied,
     MethodNotOffered,
     PrincipalRejected,
+    RenewedElsewhere,
     TokenRefused,
 )
 from .principal import candidates
+from .token import ANY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from .aws import Aws
     from .clock import Deadline
     from .settings import Settings
-    from .token import Token
+    from .token import Token, Wanted
 
     class AuthMethod(Protocol):
         """A way of authenticating that Cerberus offers."""
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
         def setting(self) -> str:
             """As ``CERBERUS_AUTH_METHOD`` spells it."""
 
-        def authenticate(self, principal: str, region: str, deadline: Deadline, *, last: bool = True) -> Token:
+        def authenticate(
+            self, principal: str, region: str, deadline: Deadline, wanted: Wanted = ANY, *, last: bool = True
+        ) -> Token:
             """One authentication of one principal in one region; ``last``: no other region remains to be tried."""
 
 
@@ -66,22 +70,24 @@ class Sequence:
         self._switched_off: set[AuthMethod] = set()
         self._skipped: dict[str, tuple[float, float]] = {}  # regions that failed where another worked: until when
 
-    def authenticate(self, deadline: Deadline, refused: str | None = None) -> Token:
+    def authenticate(self, deadline: Deadline, wanted: Wanted = ANY) -> Token:
         """Authenticate.
 
         Parameters
         ----------
-        refused
-            A token that Cerberus has refused. The service can hand it out again from its cache; that is a failure.
+        wanted
+            What for. The service can hand out a refused token again from its cache; that is a failure.
 
         Raises
         ------
+        RenewedElsewhere
+            Another container is doing so, and the token held serves for a while.
         CerberusError
             The error of the only attempt, ``AuthenticationFailed``, which lists several, or ``DeadlineExceeded``.
         """
         failed: list[Attempt] = []
         try:
-            token = self._authenticate(deadline, refused, failed)
+            token = self._authenticate(deadline, wanted, failed)
         except DeadlineExceeded as error:
             if not failed:
                 raise
@@ -92,10 +98,10 @@ class Sequence:
             raise failed[0].error
         raise AuthenticationFailed(failed)
 
-    def _authenticate(self, deadline: Deadline, refused: str | None, failed: list[Attempt]) -> Token | None:
+    def _authenticate(self, deadline: Deadline, wanted: Wanted, failed: list[Attempt]) -> Token | None:
         tried = self._winner
         if tried is not None:
-            token = self._in_each_region(*tried, deadline, refused, failed)
+            token = self._in_each_region(*tried, deadline, wanted, failed)
             if token is not None or not any(isinstance(attempt.error, _REJECTIONS) for attempt in failed):
                 return token
             self._winner = None
@@ -114,7 +120,7 @@ class Sequence:
                 if (method, principal) == tried:
                     error = lost
                 else:
-                    token = self._in_each_region(method, principal, deadline, refused, failed)
+                    token = self._in_each_region(method, principal, deadline, wanted, failed)
                     if token is not None:
                         self._winner = (method, principal)
                         return token
@@ -130,15 +136,15 @@ class Sequence:
         return None
 
     def _in_each_region(
-        self, method: AuthMethod, principal: str, deadline: Deadline, refused: str | None, failed: list[Attempt]
+        self, method: AuthMethod, principal: str, deadline: Deadline, wanted: Wanted, failed: list[Attempt]
     ) -> Token | None:
         regions = sorted(self._settings.regions, key=self._is_skipped)
         ailing: list[str] = []
         for left, region in zip(range(len(regions) - 1, -1, -1), regions, strict=True):
             share = deadline if left == 0 else deadline.within(deadline.remaining() / 2)
             try:
-                token = method.authenticate(principal, region, share, last=left == 0)
-                if token.value != refused:
+                token = method.authenticate(principal, region, share, wanted, last=left == 0)
+                if token.value != wanted.refused:
                     self._skip(ailing, token)
                     return token
                 del token
@@ -146,6 +152,8 @@ class Sequence:
                     "Cerberus hands out again the token that it has refused (it caches its answers): try again in some seconds"
                 )
                 error.step = "auth request"
+            except RenewedElsewhere:
+                raise
             except CerberusError as failure:
                 error = failure
             if isinstance(error, DeadlineExceeded):

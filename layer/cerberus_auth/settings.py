@@ -22,11 +22,8 @@ _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}")
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 _MAX_SECONDS = 86_400
 
-# Settings of the design that this version does not offer. To ignore one in silence would be worse than to refuse it.
-_NOT_OFFERED = {
-    "CERBERUS_SHARED_CACHE_TABLE": "",
-    "CERBERUS_SHARED_CACHE_KEY": "",
-}
+_TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}")  # DynamoDB Developer Guide, "Naming rules"
+_SEALING_KEY = re.compile(r"arn:([a-z-]+):kms:[a-z0-9-]+:\d{12}:key/[\w-]+", re.ASCII)
 _ENDPOINT_SERVICES = ("kms", "sts", "lambda", "dynamodb")
 
 
@@ -57,6 +54,12 @@ class Settings:
         Seconds at the end of a lease in which its token is no longer handed out.
     prefetch
         ``init``: authenticate while the function initialises; ``off``.
+    shared_cache_table
+        The DynamoDB table of the fleet's shared cache, in the function's own account and region; empty for none.
+    shared_cache_key
+        The ARN of the KMS key that seals what STS gives in clear; empty: only KMS responses are shared.
+    max_concurrency
+        Processes that Lambda forks in one environment, which then share; 1 for none.
     renewal
         ``extension``: renew in an internal Lambda extension; ``inline``.
     aws_client
@@ -92,6 +95,7 @@ class Settings:
         "iam_role_arns",
         "kms_account_id",
         "max_attempts",
+        "max_concurrency",
         "no_proxy",
         "prefetch",
         "profile",
@@ -99,6 +103,8 @@ class Settings:
         "read_timeout",
         "region",
         "renewal",
+        "shared_cache_key",
+        "shared_cache_table",
         "timeout",
         "token",
         "url",
@@ -117,6 +123,9 @@ class Settings:
     read_timeout: float
     max_attempts: int
     expiry_margin: float
+    shared_cache_table: str
+    shared_cache_key: str
+    max_concurrency: int
     prefetch: str
     renewal: str
     aws_client: str
@@ -144,6 +153,9 @@ class Settings:
         read_timeout: float = 5,
         max_attempts: int = 3,
         expiry_margin: float = 60,
+        shared_cache_table: str = "",
+        shared_cache_key: str = "",
+        max_concurrency: int = 1,
         prefetch: str = "off",
         renewal: str = "inline",
         aws_client: str = "auto",
@@ -169,6 +181,9 @@ class Settings:
             "read_timeout": read_timeout,
             "max_attempts": max_attempts,
             "expiry_margin": expiry_margin,
+            "shared_cache_table": shared_cache_table,
+            "shared_cache_key": shared_cache_key,
+            "max_concurrency": max_concurrency,
             "prefetch": prefetch,
             "renewal": renewal,
             "aws_client": aws_client,
@@ -195,11 +210,7 @@ class Settings:
             Names every problem at once.
         """
         env = os.environ if environ is None else environ
-        problems = [
-            f"{name} is not offered by this version: remove it"
-            for name, default in _NOT_OFFERED.items()
-            if env.get(name, "").strip() not in ("", default)
-        ]
+        problems: list[str] = []
 
         def text(*names: str, default: str = "") -> str:
             return next((value for name in names if (value := env.get(name, "").strip())), default)
@@ -226,6 +237,7 @@ class Settings:
             "": "AWS_ENDPOINT_URL",
             **{service: f"AWS_ENDPOINT_URL_{service.upper()}" for service in _ENDPOINT_SERVICES},
         }
+        processes = text("AWS_LAMBDA_MAX_CONCURRENCY")
         ignored = text("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").lower() == "true"
         values: dict[str, Any] = dict(
             url=text("CERBERUS_URL"),
@@ -241,6 +253,9 @@ class Settings:
             read_timeout=number("CERBERUS_READ_TIMEOUT", 5),
             max_attempts=whole("CERBERUS_MAX_ATTEMPTS", 3),
             expiry_margin=number("CERBERUS_EXPIRY_MARGIN", 60),
+            shared_cache_table=text("CERBERUS_SHARED_CACHE_TABLE"),
+            shared_cache_key=text("CERBERUS_SHARED_CACHE_KEY"),
+            max_concurrency=int(processes) if processes.isascii() and processes.isdigit() else 1,
             prefetch=text("CERBERUS_PREFETCH", default="off").lower(),
             renewal=text("CERBERUS_RENEWAL", default="inline").lower(),
             aws_client=text("CERBERUS_AWS_CLIENT", default="auto").lower(),
@@ -265,6 +280,11 @@ class Settings:
     def regions(self) -> tuple[str, ...]:
         """The region, and after it the fallback regions, each once."""
         return tuple(dict.fromkeys((self.region, *self.fallback_regions)))
+
+    @property
+    def shares(self) -> bool:
+        """Whether tokens are shared with a fleet, or with the processes of one environment."""
+        return bool(self.shared_cache_table) or self.max_concurrency > 1
 
     def endpoint(self, service: str) -> str | None:
         """The URL to call an AWS service under, if one is set for it or for all."""
@@ -316,6 +336,7 @@ class Settings:
                     )
         if self.kms_account_id and not re.fullmatch(r"\d{12}", self.kms_account_id, re.ASCII):
             found.append(f"CERBERUS_KMS_ACCOUNT_ID must be twelve digits, not {self.kms_account_id[:40]!r}")
+        found += self._sharing_problems(home)
         if not all("!" <= character <= "~" for character in self.token):
             found.append("CERBERUS_TOKEN has characters that no header may carry")
         for name in ("timeout", "connect_timeout", "read_timeout"):
@@ -332,6 +353,24 @@ class Settings:
                 found.append(f"AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE names no file: {path}")
         if self.proxy and not _is_proxy(self.proxy):
             found.append("HTTPS_PROXY must be an http:// proxy: http://[user:password@]host:port, percent-encoded")
+        return found
+
+    def _sharing_problems(self, home: str) -> list[str]:
+        table, key = self.shared_cache_table, self.shared_cache_key
+        found = []
+        if table and not _TABLE.fullmatch(table):
+            found.append(f"CERBERUS_SHARED_CACHE_TABLE must be a DynamoDB table's name, not {table[:100]!r}")
+        if table and not self.kms_account_id and self.auth_method != "sts":
+            found.append(
+                "CERBERUS_SHARED_CACHE_TABLE needs CERBERUS_KMS_ACCOUNT_ID, the account of Cerberus: without it nobody could "
+                "tell a response that somebody else put into the table"
+            )
+        if key and not table:
+            found.append("CERBERUS_SHARED_CACHE_KEY is of no use without CERBERUS_SHARED_CACHE_TABLE: remove it")
+        if key and ((matched := _SEALING_KEY.fullmatch(key)) is None or (self.region and matched[1] != home)):
+            found.append(
+                f"CERBERUS_SHARED_CACHE_KEY must be the ARN of a KMS key in partition {home}, not {key[:100]!r}"
+            )
         return found
 
     def _fields(self) -> tuple[object, ...]:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .aws import Aws
     from .clock import Deadline
     from .settings import Settings
-    from .token import Token
+    from .shared_cache import SharedCache
+    from .token import Asked, Token, Wanted
     from .transport import Transport
 
 _BODY = b"Action=GetCallerIdentity&Version=2011-06-15"  # what the service replays; ours goes without a body
@@ -23,19 +24,58 @@ class StsAuth:
 
     name = setting = "sts"
 
-    def __init__(self, settings: Settings, transport: Transport, aws: Aws) -> None:
+    def __init__(self, settings: Settings, transport: Transport, aws: Aws, shared: SharedCache | None = None) -> None:
         self._settings = settings
         self._transport = transport
         self._aws = aws
+        self._shared = shared if settings.shared_cache_key else None
 
-    def authenticate(self, principal: str, region: str, deadline: Deadline, *, last: bool = True) -> Token:
-        """One authentication as whoever signs; ``principal`` does not matter to the service.
+    def authenticate(
+        self, principal: str, region: str, deadline: Deadline, wanted: Wanted = token.ANY, *, last: bool = True
+    ) -> Token:
+        """One authentication as whoever signs, or what another container shares of its own; ``principal`` does not matter
+        to the service.
 
         Raises
         ------
         PrincipalRejected, MethodNotOffered, InvalidResponse, CerberusUnavailable, ConfigurationError, DeadlineExceeded
             As README's table says.
+        RenewedElsewhere
+            As wanted early, and another container is renewing.
         """
+
+        def read(document: bytes, asked: Asked) -> Token:
+            with errors.step("auth request"):
+                return token.parse(document, asked, principal, region, "the answer of Cerberus")
+
+        def ask() -> tuple[bytes, Asked]:
+            asked = token.Asked()
+            with errors.step("auth request"):
+                return self._ask(region, deadline, last), asked
+
+        signer = self._signer()
+        if self._shared is None or not signer:
+            return read(*ask())
+        from .seal import Seal  # not where nobody shares
+
+        seal = Seal(self._settings, self._aws, signer, deadline)
+
+        def ask_to_share() -> tuple[Token, str | None]:
+            document, asked = ask()
+            given = read(document, asked)
+            return given, seal.close(document)
+
+        def open_shared(sealed: str, asked: Asked) -> Token:
+            return read(seal.open(sealed), asked)
+
+        return self._shared.token("sts", signer, region, deadline, wanted, open_shared, ask_to_share)
+
+    def _signer(self) -> str:
+        """Who signs, as far as the settings tell; empty where they do not."""
+        settings = self._settings
+        return settings.assume_role_arn or (settings.iam_role_arns[0] if len(settings.iam_role_arns) == 1 else "")
+
+    def _ask(self, region: str, deadline: Deadline, last: bool) -> bytes:
         # The public regional host, whatever our own endpoints are: it is Cerberus that calls it (contract page).
         public_host = host("sts", region)
 
@@ -44,21 +84,18 @@ class StsAuth:
             signed = sign("POST", public_host, "/", {}, _BODY, service="sts", region=region, credentials=keys)
             return {**CLIENT_HEADERS, **signed}
 
-        asked = token.Asked()
-        with errors.step("auth request"):
-            url = f"{self._settings.url}/v2/auth/sts-identity"
-            response = self._transport.request(
-                "Cerberus",
-                "POST",
-                url,
-                deadline,
-                headers=headers,
-                body=b"",
-                transient=transient,
-                repeat_timeouts=last,
-            )
-            if response.status == 401:
-                self._aws.forget_credentials()
-            if response.status != 200:
-                raise auth_refusal(response, "", region)
-            return token.parse(response.body, asked, principal, region, "the answer of Cerberus")
+        response = self._transport.request(
+            "Cerberus",
+            "POST",
+            f"{self._settings.url}/v2/auth/sts-identity",
+            deadline,
+            headers=headers,
+            body=b"",
+            transient=transient,
+            repeat_timeouts=last,
+        )
+        if response.status == 401:
+            self._aws.forget_credentials()
+        if response.status != 200:
+            raise auth_refusal(response, "", region)
+        return response.body

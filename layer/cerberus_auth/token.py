@@ -20,6 +20,38 @@ class Asked:
         self.monotonic = time.monotonic()
         self.wall = time.time()
 
+    @classmethod
+    def at(cls, wall: float) -> Asked:
+        """A moment that another process noted by its wall clock, in seconds since the epoch; now, if that is to come."""
+        asked = cls()
+        asked.monotonic -= max(0.0, asked.wall - wall)
+        asked.wall = min(asked.wall, wall)
+        return asked
+
+
+class Wanted:
+    """What a new token is wanted for.
+
+    Parameters
+    ----------
+    refused
+        A token that Cerberus has refused: it will not do.
+    since
+        When the last token had here was asked for, in seconds since the epoch: of shared ones only a newer one will do.
+    early
+        A token is held that serves for a while: nobody need wait for another container's renewal.
+    """
+
+    __slots__ = ("early", "refused", "since")
+
+    def __init__(self, refused: str | None = None, since: float = 0, early: bool = False) -> None:
+        self.refused = refused
+        self.since = since
+        self.early = early
+
+
+ANY = Wanted()
+
 
 class Token:
     """What an authentication yields. Immutable; its value shows in neither repr nor str, and it cannot be pickled."""
@@ -45,6 +77,11 @@ class Token:
 
     def __repr__(self) -> str:
         return f"<Token of {self.principal} in {self.region}, {self.lease_seconds} s>"
+
+
+def usable_seconds(lease_seconds: int, margin: float) -> float:
+    """How much of a lease a token is handed out for: all but the margin, or nine tenths where it is too short for that."""
+    return lease_seconds - margin if lease_seconds > margin else lease_seconds * 0.9
 
 
 def parse(document: bytes, asked: Asked, principal: str, region: str, source: str) -> Token:
@@ -73,6 +110,22 @@ def parse(document: bytes, asked: Asked, principal: str, region: str, source: st
             f"the lease_duration in {source} is no number of seconds from 1 to {MAX_LEASE_SECONDS}; {_ADVICE}"
         )
     return Token(value, lease, asked, principal, region)
+
+
+def principal_of(document: bytes) -> str | None:
+    """The principal that an auth response, decrypted, says it was made for; None where the service left that out to save room.
+
+    ``""``: it says nothing of a principal (contract page, both KMS endpoints).
+    """
+    try:
+        metadata = json.loads(document)["metadata"]
+        if metadata.get("_truncated") == "true":
+            return None
+        if role := metadata.get("aws_iam_role_name"):
+            return f"arn:aws:iam::{metadata.get('aws_account_id')}:role/{role}"
+        return str(metadata.get("aws_iam_principal_arn") or "")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return ""
 
 
 _ADVICE = "check that CERBERUS_URL is Cerberus itself and not a proxy or another service"

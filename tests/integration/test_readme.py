@@ -71,7 +71,7 @@ def test_the_settings_table_is_whole() -> None:
         re.findall(r"`(CERBERUS_\w+)`", "\n".join(line for line in README.splitlines() if line.startswith("| `")))
     )
     source = inspect.getsource(settings)
-    assert table == set(re.findall(r'"(CERBERUS_\w+)"', source)) - set(settings._NOT_OFFERED)
+    assert table == set(re.findall(r'"(CERBERUS_\w+)"', source))
 
 
 def test_the_errors_table_is_whole() -> None:

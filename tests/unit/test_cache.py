@@ -12,7 +12,8 @@ import pytest
 from cerberus_auth import CerberusError, CerberusUnavailable, DeadlineExceeded
 from cerberus_auth.cache import TokenCache
 from cerberus_auth.clock import Deadline
-from cerberus_auth.token import Asked, Token
+from cerberus_auth.errors import RenewedElsewhere
+from cerberus_auth.token import Asked, Token, Wanted
 
 
 class Clock:
@@ -36,14 +37,14 @@ class Service:
         self.lease = 3600
         self.error: CerberusError | None = None
         self.deadlines: list[float] = []
-        self.refused: list[str | None] = []
+        self.wanted: list[Wanted] = []
         self.during: Callable[[], Any] = lambda: None
 
-    def __call__(self, deadline: Deadline, refused: str | None = None) -> Token:
+    def __call__(self, deadline: Deadline, wanted: Wanted) -> Token:
         self.calls += 1
         number = self.calls
         self.deadlines.append(deadline.seconds)
-        self.refused.append(refused)
+        self.wanted.append(wanted)
         asked = Asked()
         self.during()
         if self.error is not None:
@@ -188,7 +189,7 @@ def test_a_refused_token_is_replaced_once_however_many_report_it(cache: TokenCac
     for _ in range(5):
         cache.invalidate(refused)
         assert cache.get() == "token-2"
-    assert service.refused == [None, "token-1"]
+    assert [wanted.refused for wanted in service.wanted] == [None, "token-1"]
 
 
 def test_late_reports_of_a_refused_token_do_not_reset_a_failure(cache: TokenCache, service: Service) -> None:
@@ -279,3 +280,58 @@ def test_a_short_timeout_of_one_caller_is_no_failure_for_the_next(cache: TokenCa
         cache.get(timeout=0.1)
     service.error = None
     assert cache.get() == "token-2"
+
+
+# A fleet: another container renews
+
+
+def test_the_authentication_is_told_what_it_is_for(clock: Clock, cache: TokenCache, service: Service) -> None:
+    asked = clock.wall
+    cache.get()
+    clock.step(3600 - 61)
+    cache.get()
+    cache.invalidate()
+    cache.get()
+    first, early, anew = service.wanted
+    assert (first.early, first.since) == (False, 0)
+    assert (early.early, early.since) == (True, asked)
+    assert (anew.early, anew.since) == (False, clock.wall)
+
+
+def test_while_another_container_renews_the_old_token_serves_without_a_warning(
+    clock: Clock, cache: TokenCache, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.get()
+    clock.step(3600 - 61)
+    service.error = RenewedElsewhere("somebody is at it")
+    assert [cache.get() for _ in range(3)] == ["token-1"] * 3
+    assert (service.calls, caplog.records) == (2, [])  # and it is not looked up again at once
+    clock.step(1)
+    service.error = None
+    assert cache.get() == "token-3"
+
+
+def test_that_another_container_renews_is_nothing_to_whoever_holds_no_token(clock: Clock, service: Service) -> None:
+    cache = TokenCache(service, timeout=1, margin=60)
+    cache.get()
+    clock.step(3600 - 60.1)
+    service.error = RenewedElsewhere("somebody is at it")
+    assert cache.get() == "token-1"
+    clock.step(0.1)
+    service.error = None
+    assert cache.get() == "token-3"
+
+
+def test_a_token_whose_life_ends_while_another_container_is_asked_is_renewed_here(
+    clock: Clock, cache: TokenCache, service: Service
+) -> None:
+    cache.get()
+    clock.step(3600 - 61)
+
+    def end() -> None:
+        clock.step(1)
+        service.error, service.during = None, lambda: None
+        raise RenewedElsewhere("somebody is at it")
+
+    service.during = end
+    assert cache.get() == "token-3"

@@ -545,13 +545,13 @@ MUTANTS: dict[str, tuple[Script, str, str]] = {
     ),
     "no margin": (
         outage_at_the_end_of_a_token,
-        "usable = token.lease_seconds - margin",
+        "usable = usable_seconds(token.lease_seconds, margin)",
         "usable = token.lease_seconds",
     ),
     "no margin for a short lease": (
         outage_at_the_end_of_a_token,
-        "usable = token.lease_seconds * 0.9",
-        "usable = token.lease_seconds",
+        "usable = usable_seconds(token.lease_seconds, margin)",
+        "usable = token.lease_seconds - (margin if token.lease_seconds > margin else 0)",
     ),
     "no refresh window": (renewals, "fresh = usable * (1 - _REFRESH_WINDOW * early)", "fresh = usable"),
     "no jitter in the refresh window": (renewals, "self._early = jitter()", "self._early = 1.0"),
@@ -626,11 +626,11 @@ MUTANTS: dict[str, tuple[Script, str, str]] = {
         callers_at_once,
         "                leads = flight is None\n"
         "                if flight is None:\n"
-        "                    flight = self._flight = _Flight(limit.remaining())\n",
+        "                    flight = self._flight = _Flight(limit.remaining(), usable)\n",
         "            leads = flight is None\n"
         "            if flight is None:\n"
         "                with self._lock:\n"
-        "                    flight = self._flight = _Flight(limit.remaining())\n",
+        "                    flight = self._flight = _Flight(limit.remaining(), usable)\n",
     ),
     "the lock is held over the network": (
         callers_of_a_slow_service,
@@ -717,7 +717,7 @@ MUTANTS: dict[str, tuple[Script, str, str]] = {
     ),
     "an extension that tries in the pause": (
         extension_in_an_outage,
-        "            if failure is not None and failure.holds_for(deadline):\n                return\n",
+        "            if failure is not None and failure.holds_for(deadline, held.is_usable()):\n                return\n",
         "",
     ),
     "an extension takes longer than the cache allows": (
@@ -831,8 +831,8 @@ MUTANTS: dict[str, tuple[Script, str, str]] = {
     ),
     "nobody is told which token is refused": (
         refusal,
-        "token = self._authenticate(deadline, refused)",
-        "token = self._authenticate(deadline, None)",
+        "Wanted(self._refused, self._since, flight.early)",
+        "Wanted(None, self._since, flight.early)",
     ),
     "a late report of a refused token invalidates its successor": (
         refusal,

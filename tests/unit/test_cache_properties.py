@@ -22,7 +22,7 @@ import cerberus_auth.clock
 import cerberus_auth.token
 from cerberus_auth import CerberusError, CerberusUnavailable, DeadlineExceeded, TokenRefused
 from cerberus_auth.clock import Deadline
-from cerberus_auth.token import Asked, Token
+from cerberus_auth.token import Asked, Token, Wanted
 from unit.scheduler import Scheduler
 
 TIMEOUT, MARGIN = 10.0, 60.0
@@ -174,7 +174,7 @@ class Lifetime(RuleBasedStateMachine):
 
     # The service
 
-    def authenticate(self, deadline: Deadline, refused: str | None = None) -> Token:
+    def authenticate(self, deadline: Deadline, wanted: Wanted) -> Token:
         task = self.scheduler.current
         self.attempt_count += 1
         number = self.attempt_count
@@ -187,7 +187,7 @@ class Lifetime(RuleBasedStateMachine):
         self.claim(attempt.seconds <= TIMEOUT + MOMENT, "took more time than the cache allows")
         self.claim(not self.is_fresh() or self.is_ahead, "authenticated while a fresh token was held")
         self.claim(not self.is_paused(attempt.seconds), "authenticated during the pause after a failure")
-        self.claim(refused == self.refused, "did not say which token was refused")
+        self.claim(wanted.refused == self.refused, "did not say which token was refused")
         if call is not None:
             call.attempts += 1
             self.claim(not (self.is_beside and self.is_usable()), "renewed in line beside an extension")
@@ -199,7 +199,7 @@ class Lifetime(RuleBasedStateMachine):
             other.is_current = False
         self.attempts[task] = attempt
         try:
-            life = self._answer(attempt, deadline, asked, refused)
+            life = self._answer(attempt, deadline, asked, wanted.refused)
         except CerberusError as error:
             attempt.error = error
             raise

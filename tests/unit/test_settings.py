@@ -14,6 +14,7 @@ GOOD = {
     "CERBERUS_IAM_ROLE_ARN": "arn:aws:iam::111111111111:role/team/path/web, arn:aws:iam::111111111111:role/web",
     "AWS_REGION": "us-west-2",
 }
+SHARED = {"CERBERUS_SHARED_CACHE_TABLE": "table", "CERBERUS_KMS_ACCOUNT_ID": "222222222222"}
 
 
 def test_reads_the_environment_and_fills_in_the_documented_defaults() -> None:
@@ -70,6 +71,16 @@ def test_an_endpoint_of_a_service_goes_before_that_of_all() -> None:
         ({"CERBERUS_REGION": "us-gov-west-1"}, "it knows only aws and aws-cn"),
         ({"CERBERUS_FALLBACK_REGIONS": "us-east-1,moon"}, "CERBERUS_FALLBACK_REGIONS must name regions"),
         ({"CERBERUS_KMS_ACCOUNT_ID": "12345"}, "CERBERUS_KMS_ACCOUNT_ID must be twelve digits"),
+        ({"CERBERUS_SHARED_CACHE_TABLE": "no table"}, "must be a DynamoDB table's name"),
+        ({"CERBERUS_SHARED_CACHE_TABLE": "ab"}, "must be a DynamoDB table's name"),
+        ({"CERBERUS_SHARED_CACHE_TABLE": "table"}, "needs CERBERUS_KMS_ACCOUNT_ID"),
+        ({"CERBERUS_SHARED_CACHE_KEY": "arn:aws:kms:us-west-2:111111111111:key/1"}, "of no use without"),
+        (SHARED | {"CERBERUS_SHARED_CACHE_KEY": "alias/seal"}, "must be the ARN of a KMS key"),
+        (
+            SHARED | {"CERBERUS_SHARED_CACHE_KEY": "arn:aws:kms:us-west-2:111111111111:alias/seal"},
+            "the ARN of a KMS key",
+        ),
+        (SHARED | {"CERBERUS_SHARED_CACHE_KEY": "arn:aws-cn:kms:cn-north-1:111111111111:key/1"}, "in partition aws"),
         ({"CERBERUS_TOKEN": "to ken"}, "CERBERUS_TOKEN has characters"),
         ({"CERBERUS_TIMEOUT": "-1"}, "CERBERUS_TIMEOUT must be more than 0"),
         ({"CERBERUS_TIMEOUT": "nan"}, "CERBERUS_TIMEOUT must be more than 0"),
@@ -143,3 +154,17 @@ def test_a_token_and_a_proxy_password_do_not_show(show: Callable[[object], str])
     assert "pr0xy" not in show(settings)
     with pytest.raises(TypeError):
         pickle.dumps(settings)
+
+
+def test_what_a_fleet_shares_by() -> None:
+    key = "arn:aws:kms:us-west-2:111111111111:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    settings = Settings.from_env(GOOD | SHARED | {"CERBERUS_SHARED_CACHE_KEY": key})
+    assert (settings.shared_cache_table, settings.shared_cache_key, settings.shares) == ("table", key, True)
+    assert not Settings.from_env(GOOD).shares
+    assert Settings.from_env(GOOD | {"CERBERUS_AUTH_METHOD": "sts", "CERBERUS_SHARED_CACHE_TABLE": "table"}).shares
+
+
+@pytest.mark.parametrize(("value", "processes"), [("32", 32), ("1", 1), ("", 1), ("many", 1), ("-3", 1)])
+def test_processes_of_one_environment(value: str, processes: int) -> None:
+    settings = Settings.from_env(GOOD | {"AWS_LAMBDA_MAX_CONCURRENCY": value})
+    assert (settings.max_concurrency, settings.shares) == (processes, processes > 1)

@@ -1,4 +1,4 @@
-"""Calls to AWS: KMS, STS and Lambda, in one of two lanes with the same results and the same errors.
+"""Calls to AWS: KMS, STS, Lambda and DynamoDB, in one of two lanes with the same results and the same errors.
 
 ``signed`` signs by hand and goes over our transport: the quick lane of a standard Lambda environment. ``sdk`` is boto3, for
 all that only botocore knows: profiles, SSO, FIPS and dual-stack endpoints. ``connect`` chooses.
@@ -13,7 +13,8 @@ from ..settings import partition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from collections.abc import Mapping
+    from typing import Any, Protocol
 
     from ..clock import Deadline
     from ..settings import Settings
@@ -44,15 +45,30 @@ if TYPE_CHECKING:
         def function_role(self, function_name: str, region: str, deadline: Deadline) -> str:
             """lambda:GetFunctionConfiguration: the ARN of the function's execution role."""
 
+        def seal(self, plaintext: bytes, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> str:
+            """kms:Encrypt under a key of the function's own account, in the key's region, as the execution role itself:
+            a base64 ciphertext, which only who gives the same encryption context can open."""
+
+        def unseal(self, ciphertext: str, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> bytes:
+            """kms:Decrypt of what ``seal`` gave."""
+
+        def item(self, action: str, request: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
+            """A call of DynamoDB about one item, in its own terms (API reference), in the function's region and as the
+            execution role itself. Throttling is a refusal too: whoever comes in a herd waits in a way of its own."""
+
 
 class AwsRefusal(Exception):
-    """An AWS service refuses a request. Stays inside the package: its message is AWS's and could quote a signature."""
+    """An AWS service refuses a request. Stays inside the package: its message is AWS's and could quote a signature.
 
-    def __init__(self, service: str, code: str, message: str) -> None:
+    ``item``: with DynamoDB's refusal of a conditional write, the item as it is, in attribute values.
+    """
+
+    def __init__(self, service: str, code: str, message: str, item: object = None) -> None:
         super().__init__(code)
         self.service = service
         self.code = code
         self.message = message
+        self.item = item
 
 
 class Credentials:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from urllib.parse import urlsplit
 
 from .. import errors
@@ -14,7 +14,7 @@ from .temporary import ROLE_SESSION_NAME, Temporary, assuming
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, TypeVar
 
     from botocore.client import BaseClient
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda"}
+_NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda", "dynamodb": "DynamoDB"}
+_ITEM_ACTIONS = {"GetItem": "get_item", "PutItem": "put_item"}
 _NO_CREDENTIALS = "boto3 finds no AWS credentials: see AWS_PROFILE, or run `aws sts get-caller-identity`"
 _OTHER_SHAPE = (TypeError, LookupError, AttributeError)  # what botocore's parsers, and _of, make of unexpected JSON
 _CLIENTS = 16  # kept: services x regions x the few timeouts that a deadline leaves x credentials that rotate
@@ -106,6 +107,29 @@ class SdkAws:
 
         return self._call("lambda", region, deadline, ask)
 
+    def seal(self, plaintext: bytes, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> str:
+        def ask(client: Any) -> str:
+            answer = client.encrypt(KeyId=key_arn, Plaintext=plaintext, EncryptionContext=context)
+            return b64encode(_of(bytes, answer, "CiphertextBlob")).decode()
+
+        return self._call("kms", key_arn.split(":")[3], deadline, ask, own=True)
+
+    def unseal(self, ciphertext: str, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> bytes:
+        blob = b64decode(ciphertext)
+
+        def ask(client: Any) -> bytes:
+            answer = client.decrypt(KeyId=key_arn, CiphertextBlob=blob, EncryptionContext=context)
+            return _of(bytes, answer, "Plaintext")
+
+        return self._call("kms", key_arn.split(":")[3], deadline, ask, own=True)
+
+    def item(self, action: str, request: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
+        def ask(client: Any) -> dict[str, Any]:
+            answer: dict[str, Any] = getattr(client, _ITEM_ACTIONS[action])(**request)
+            return answer
+
+        return self._call("dynamodb", self._settings.aws_region, deadline, ask, own=True)
+
     def _assume(self, region: str, deadline: Deadline) -> tuple[Credentials, float]:
         role_arn = self._settings.assume_role_arn
 
@@ -141,9 +165,9 @@ class SdkAws:
                 refused = error.response.get("Error", {})  # none in a page of some proxy
                 status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
                 code = refused.get("Code", "")
-                if code in THROTTLED or status == 429 or status >= 500:
+                if (code in THROTTLED and service != "dynamodb") or status == 429 or status >= 500:
                     raise NoAnswer(f"it answered {code or status}") from None
-                refusal = AwsRefusal(name, code, refused.get("Message", ""))
+                refusal = AwsRefusal(name, code, refused.get("Message", ""), error.response.get("Item"))
                 if credentials_refused(refusal):
                     self.forget_credentials()
                 raise refusal from None

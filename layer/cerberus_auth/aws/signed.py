@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from datetime import datetime
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -17,13 +17,14 @@ from .temporary import ROLE_SESSION_NAME, Temporary, assuming
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from ..clock import Deadline
     from ..settings import Settings
     from ..transport import Response, Transport
 
-_NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda"}
+_NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda", "dynamodb": "DynamoDB"}
 _FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "Accept": "application/json"}
 # Hosts that credentials may be asked of: loopback, and the addresses of ECS and EKS (botocore's own list).
 _CONTAINER_HOSTS = ("169.254.170.2", "169.254.170.23", "fd00:ec2::23")
@@ -59,18 +60,8 @@ class SignedAws:
         )
 
     def decrypt(self, ciphertext: str, region: str, deadline: Deadline, *, repeat_timeouts: bool = True) -> Decrypted:
-        body = json.dumps({"CiphertextBlob": ciphertext}).encode()
-        headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "TrentService.Decrypt"}
-        answer = self._call("kms", "POST", "/", region, headers, body, deadline, repeat_timeouts)
-        plaintext, key_arn = answer.get("Plaintext"), answer.get("KeyId")
-        if not isinstance(plaintext, str) or not isinstance(key_arn, str):
-            raise errors.InvalidResponse("KMS answers a Decrypt without plaintext or key: see AWS_ENDPOINT_URL_KMS")
-        try:
-            return Decrypted(b64decode(plaintext, validate=True), key_arn)
-        except ValueError:
-            raise errors.InvalidResponse(
-                "KMS answers a plaintext that is not base64: see AWS_ENDPOINT_URL_KMS"
-            ) from None
+        headers, body = _json("kms", "Decrypt", {"CiphertextBlob": ciphertext})
+        return _decrypted(self._call("kms", "POST", "/", region, headers, body, deadline, repeat_timeouts))
 
     def caller_identity(self, region: str, deadline: Deadline) -> str:
         body = b"Action=GetCallerIdentity&Version=2011-06-15"
@@ -88,6 +79,25 @@ class SignedAws:
             answer.get("Role"), "Lambda answers a function's configuration without a role: see AWS_ENDPOINT_URL_LAMBDA"
         )
 
+    def seal(self, plaintext: bytes, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> str:
+        fields = {"KeyId": key_arn, "Plaintext": b64encode(plaintext).decode(), "EncryptionContext": context}
+        headers, body = _json("kms", "Encrypt", fields)
+        answer = self._call("kms", "POST", "/", key_arn.split(":")[3], headers, body, deadline, own=True)
+        return _text(
+            answer.get("CiphertextBlob"), "KMS answers an Encrypt without ciphertext: see AWS_ENDPOINT_URL_KMS"
+        )
+
+    def unseal(self, ciphertext: str, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> bytes:
+        fields = {"KeyId": key_arn, "CiphertextBlob": ciphertext, "EncryptionContext": context}
+        headers, body = _json("kms", "Decrypt", fields)
+        answer = self._call("kms", "POST", "/", key_arn.split(":")[3], headers, body, deadline, own=True)
+        return _decrypted(answer).plaintext
+
+    def item(self, action: str, request: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
+        headers, body = _json("dynamodb", action, request)
+        region = self._settings.aws_region
+        return self._call("dynamodb", "POST", "/", region, headers, body, deadline, own=True, transient=overloaded)
+
     def _call(
         self,
         service: str,
@@ -100,6 +110,7 @@ class SignedAws:
         repeat_timeouts: bool = True,
         *,
         own: bool = False,
+        transient: Callable[[Response], str] | None = None,
     ) -> dict[str, Any]:
         endpoint = (self._settings.endpoint(service) or f"https://{host(service, region)}").rstrip("/")
         url = endpoint + path
@@ -124,7 +135,7 @@ class SignedAws:
             deadline,
             headers=signed,
             body=body or None,
-            transient=_transient,
+            transient=transient or _transient,
             repeat_timeouts=repeat_timeouts,
         )
         answer = response.json_object()
@@ -133,7 +144,7 @@ class SignedAws:
         code = _error_code(response, answer)
         if code:
             message = (answer or {}).get("message") or (answer or {}).get("Message") or ""
-            refusal = AwsRefusal(f"{_NAMES[service]} in {region}", code, str(message))
+            refusal = AwsRefusal(f"{_NAMES[service]} in {region}", code, str(message), (answer or {}).get("Item"))
             if credentials_refused(refusal):
                 self.forget_credentials()
             raise refusal
@@ -190,6 +201,26 @@ class SignedAws:
         except ValueError:
             end = 0  # no end given: ask again next time
         return Credentials(access_key, secret_key, session_token if isinstance(session_token, str) else None), end
+
+
+# How the services of JSON protocols are called: AWS' own models of them.
+_TARGETS = {"kms": ("TrentService", "1.1"), "dynamodb": ("DynamoDB_20120810", "1.0")}
+
+
+def _json(service: str, action: str, fields: Mapping[str, Any]) -> tuple[dict[str, str], bytes]:
+    target, version = _TARGETS[service]
+    headers = {"Content-Type": f"application/x-amz-json-{version}", "X-Amz-Target": f"{target}.{action}"}
+    return headers, json.dumps(fields).encode()
+
+
+def _decrypted(answer: Mapping[str, Any]) -> Decrypted:
+    plaintext, key_arn = answer.get("Plaintext"), answer.get("KeyId")
+    if not isinstance(plaintext, str) or not isinstance(key_arn, str):
+        raise errors.InvalidResponse("KMS answers a Decrypt without plaintext or key: see AWS_ENDPOINT_URL_KMS")
+    try:
+        return Decrypted(b64decode(plaintext, validate=True), key_arn)
+    except ValueError:
+        raise errors.InvalidResponse("KMS answers a plaintext that is not base64: see AWS_ENDPOINT_URL_KMS") from None
 
 
 def _transient(response: Response) -> str:

@@ -1,0 +1,122 @@
+"""The shared cache of one environment's processes, in a file: Lambda Managed Instances fork one for each concurrent request.
+
+Beside the encrypted response the file holds no secret. It lies in a folder that only this user may enter, and what is
+another's, or may be another's to change, is not used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+
+from .clock import Deadline
+from .shared_cache import Item, StoreFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_MAX_BYTES = 1 << 16
+_LOCK_SECONDS = 1.0  # it is held for as long as a file is written
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class FileStore:
+    """See ``Store``."""
+
+    def __init__(self, principal: str, scope: str, deadline: Deadline) -> None:
+        self._name = hashlib.sha256(f"{principal}\n{scope}".encode()).hexdigest()
+        self._deadline = deadline
+
+    def get(self) -> Item | None:
+        """See ``Store``."""
+        with _folder() as folder:
+            return self._read(folder)
+
+    def swap(self, seen: Item | None, new: Item) -> Item | None:
+        """See ``Store``."""
+        with _folder() as folder, self._locked(folder):
+            stored = self._read(folder)
+            if stored is not None and (seen is None or stored.version != seen.version):
+                return stored
+            self._write(folder, new)
+            return new
+
+    def _read(self, folder: int) -> Item | None:
+        try:
+            file = os.open(self._name, os.O_RDONLY | _FLAGS, dir_fd=folder)
+        except FileNotFoundError:
+            return None
+        try:
+            _check(file, stat.S_ISREG)
+            content = os.read(file, _MAX_BYTES)
+        finally:
+            os.close(file)
+        try:
+            fields = json.loads(content)
+        except (ValueError, RecursionError):
+            fields = None
+        return Item.read(fields if isinstance(fields, dict) else {})
+
+    def _write(self, folder: int, item: Item) -> None:
+        name = f"{self._name}.new"
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600, dir_fd=folder)
+        try:
+            _check(file, stat.S_ISREG)
+            os.write(file, json.dumps(item.fields()).encode())
+        finally:
+            os.close(file)
+        os.replace(name, self._name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    @contextmanager
+    def _locked(self, folder: int) -> Iterator[None]:
+        deadline = Deadline(min(_LOCK_SECONDS, self._deadline.remaining()))
+        lock = os.open(f"{self._name}.lock", os.O_RDWR | os.O_CREAT | _FLAGS, 0o600, dir_fd=folder)
+        try:
+            _check(lock, stat.S_ISREG)
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if deadline.remaining() <= 0:
+                        raise StoreFailure("another process holds its lock") from None
+                    time.sleep(0.002)
+            yield
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def _folder() -> Iterator[int]:
+    """The folder, open.
+
+    Raises
+    ------
+    StoreFailure
+        Here and in whatever is done within.
+    """
+    path = os.path.join(tempfile.gettempdir(), f"cerberus-auth-{os.geteuid()}")
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+        try:
+            _check(folder, stat.S_ISDIR)
+            yield folder
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StoreFailure(f"{path}: {error.strerror or type(error).__name__}") from None
+
+
+def _check(descriptor: int, is_kind: Callable[[int], bool]) -> None:
+    found = os.fstat(descriptor)
+    if not is_kind(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise StoreFailure("a file or folder there is not this user's own, or not private: remove it")

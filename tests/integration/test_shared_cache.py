@@ -1,0 +1,769 @@
+"""The fleet's table: what containers share, what planted items cannot do, and that no failure of it is anybody's failure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from cerberus_auth import CerberusAuth, CerberusClient, CerberusUnavailable, Settings
+from integration.function import Function
+from local_stack.aws import Aws
+from local_stack.http_server import Fault, Request, Response, Server
+from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement
+
+LANES = pytest.mark.parametrize("lane", ["signed", "sdk"])
+OTHER_ROLE = f"arn:aws:iam::{Aws.FUNCTION_ACCOUNT}:role/other"
+ATTACKER = "333333333333"
+ALWAYS = None
+
+
+class Fleet:
+    """A function's containers, in this process, and the table as its operator (or a hostile holder of access) sees it."""
+
+    def __init__(self, function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.function = function
+        self.stack = function.stack
+        self.stack.create_table()
+        self.allow(ROLE)
+        function.configure(CERBERUS_SHARED_CACHE_TABLE=TABLE, CERBERUS_AUTH_METHOD="kms")
+        self.table = self.stack.aws.client("dynamodb", self.stack.aws.account_credentials(Aws.FUNCTION_ACCOUNT))
+        self.stack.cerberus.key_arn(ROLE, "us-west-2")  # so that the first answer is quick
+        self._containers: list[CerberusAuth] = []
+        self._ahead = 0.0
+        monotonic, wall = time.monotonic, time.time
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic() + self._ahead)
+        monkeypatch.setattr(time, "time", lambda: wall() + self._ahead)
+
+    def allow(self, role: str, *statements: dict[str, Any]) -> None:
+        policy = [decrypt_statement(), share_statement(role), *statements]
+        self.stack.aws.put_role_policy(role, {"Version": "2012-10-17", "Statement": policy})
+
+    def container(self) -> CerberusAuth:
+        """Another container: in one process, instances with different settings share nothing."""
+        environment = self.function.environment | {"AWS_LAMBDA_FUNCTION_NAME": f"container-{len(self._containers)}"}
+        auth = CerberusAuth(Settings.from_env(environment))
+        self._containers.append(auth)
+        return auth
+
+    def step(self, seconds: float) -> None:
+        self._ahead += seconds
+
+    @property
+    def authentications(self) -> int:
+        return self.stack.cerberus.authentications
+
+    def items(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.table.scan(TableName=TABLE)["Items"]
+        return found
+
+    def item(self) -> dict[str, Any]:
+        (item,) = self.items()
+        return item
+
+    def plant(self, **attributes: Any) -> None:
+        """Write into the item: attribute values by name, ``None`` takes one away."""
+        item = self.item() | attributes
+        self.table.put_item(TableName=TABLE, Item={name: value for name, value in item.items() if value is not None})
+
+    def close(self) -> None:
+        for auth in self._containers:
+            auth.close()
+        self.table.close()
+
+
+@pytest.fixture
+def fleet(function: Function, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    fleet = Fleet(function, monkeypatch)
+    yield fleet
+    fleet.close()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "cerberus_auth" and record.levelno >= logging.WARNING
+    ]
+
+
+# What is shared
+
+
+@LANES
+def test_one_container_authenticates_for_all(
+    fleet: Fleet, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    tokens = {fleet.container().token() for _ in range(5)}
+    assert (len(tokens), fleet.authentications) == (1, 1)
+    assert warnings(caplog) == []
+
+
+def test_both_lanes_read_what_the_other_wrote(fleet: Fleet, function: Function) -> None:
+    for first, second in (("signed", "sdk"), ("sdk", "signed")):
+        function.configure(CERBERUS_AWS_CLIENT=first)
+        token = fleet.container().token()
+        function.configure(CERBERUS_AWS_CLIENT=second)
+        assert fleet.container().token() == token
+
+
+def test_a_container_that_finds_the_item_makes_one_call_in_the_place_of_the_question(fleet: Fleet) -> None:
+    fleet.container().token()
+    fleet.stack.aws.calls.clear()
+    fleet.container().token()
+    assert [(call.service, call.action) for call in fleet.stack.aws.calls] == [
+        ("dynamodb", "GetItem"),
+        ("kms", "Decrypt"),
+    ]
+
+
+def test_no_more_is_called_than_the_policy_has(fleet: Fleet) -> None:
+    auth = fleet.container()
+    fleet.stack.cerberus.revoke(auth.token())
+    auth.renewed(auth.token())
+    actions = {
+        call.action for call in fleet.stack.aws.calls if call.service == "dynamodb" and "function" in str(call[2])
+    }
+    assert actions == {"GetItem", "PutItem"}
+
+
+def test_the_table_holds_nothing_but_the_response_as_it_came(fleet: Fleet, function: Function) -> None:
+    token = fleet.container().token()
+    item = fleet.item()
+    assert item["principal"] == {"S": ROLE}
+    assert item["scope"] == {"S": f"kms {fleet.stack.cerberus.url} us-west-2"}
+    assert item["response"]["S"] in function.cerberus.secrets
+    assert int(item["expires"]["N"]) - float(item["asked"]["N"]) == pytest.approx(3600, abs=1.01)
+    assert set(item) == {"principal", "scope", "response", "asked", "expires", "claimed_until", "version"}
+    assert token not in json.dumps(item)
+
+
+def test_urls_regions_and_principals_have_items_of_their_own(fleet: Fleet, function: Function) -> None:
+    fleet.container().token()
+    function.configure(CERBERUS_REGION="us-east-1")
+    fleet.container().token()
+    fleet.stack.create_role(OTHER_ROLE)
+    fleet.allow(OTHER_ROLE)
+    function.become(OTHER_ROLE)
+    function.configure(CERBERUS_IAM_ROLE_ARN=OTHER_ROLE)
+    fleet.container().token()
+    function.configure(CERBERUS_URL=fleet.stack.cerberus.url.replace("localhost", "127.0.0.1"))
+    fleet.container().token()
+    assert (len(fleet.items()), fleet.authentications) == (4, 4)
+
+
+def test_a_lease_counts_from_when_it_was_asked_for(fleet: Fleet, function: Function) -> None:
+    function.configure(CERBERUS_EXPIRY_MARGIN="60")
+    fleet.container().token()
+    fleet.step(3000)
+    late = fleet.container()
+    token = late.token()
+    assert fleet.authentications == 1
+    fleet.step(539)
+    assert late.token() != token or fleet.authentications == 2  # in its refresh window
+    fleet.step(10)
+    assert late.token() != token
+    assert fleet.authentications == 2
+
+
+def test_a_fleet_renews_once(fleet: Fleet) -> None:
+    containers = [fleet.container() for _ in range(6)]
+    first = {auth.token() for auth in containers}
+    fleet.step(3600 - 61)
+    second = {auth.token() for auth in containers}
+    assert (len(first), len(second), fleet.authentications) == (1, 1, 2)
+    assert first != second
+
+
+def test_while_one_renews_the_others_keep_theirs_in_silence(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = fleet.container(), fleet.container()
+    token = first.token()
+    assert second.token() == token
+    fleet.step(3600 - 61)
+    now = time.time()
+    fleet.plant(claimed_until={"N": str(now + 1.9)}, version={"S": "another's"})
+    fleet.stack.aws.calls.clear()
+    assert second.token() == token
+    assert second.token() == token  # and the table is not asked again at once
+    assert fleet.stack.aws.count("dynamodb", "GetItem") == 1
+    assert (fleet.authentications, warnings(caplog)) == (1, [])
+
+
+def test_a_revoked_token_is_replaced_once(fleet: Fleet) -> None:
+    clients = [CerberusClient(fleet.container()) for _ in range(4)]
+    for client in clients:
+        client.read(SECRET_PATH)
+    fleet.stack.cerberus.revoke()
+    assert [client.read(SECRET_PATH) for client in clients] == [SECRET] * 4
+    assert fleet.authentications == 2
+
+
+def test_tokens_of_several_containers_that_are_revoked_together(fleet: Fleet) -> None:
+    """A container that had no table holds a token of its own; what it finds after a revocation is revoked as well."""
+    fleet.stack.aws.server.faults.add(Fault.status(500), is_table, ALWAYS)
+    alone = CerberusClient(fleet.container())
+    alone.read(SECRET_PATH)
+    fleet.stack.aws.server.faults.clear()
+    fleet.container().token()
+    fleet.step(61)
+    fleet.stack.cerberus.revoke()
+    assert alone.read(SECRET_PATH) == SECRET
+    assert fleet.authentications == 3
+
+
+def test_invalidating_asks_for_a_newer_one(fleet: Fleet) -> None:
+    auth = fleet.container()
+    token = auth.token()
+    auth.invalidate()
+    assert auth.token() != token
+    assert fleet.container().token() == auth.token()
+    assert fleet.authentications == 2
+
+
+def test_cerberus_down_for_the_rest_of_the_lease(fleet: Fleet, function: Function) -> None:
+    function.configure(CERBERUS_MAX_ATTEMPTS="1")
+    token = fleet.container().token()
+    fleet.stack.cerberus.server.stop_listening()
+    fleet.step(10)
+    while fleet._ahead < 3500:
+        auth = fleet.container()
+        assert auth.token() == token
+        assert auth.token() == token  # also in its refresh window, in which renewing fails
+        fleet.step(250)
+    fleet.step(100)
+    assert isinstance(function.failure(fleet.container().token), CerberusUnavailable)
+
+
+def test_a_fallback_region_has_its_own(fleet: Fleet, function: Function) -> None:
+    function.configure(CERBERUS_FALLBACK_REGIONS="us-east-1", CERBERUS_MAX_ATTEMPTS="1")
+    is_here = lambda request: is_decrypt(request) and "/us-west-2/kms/" in request.headers["Authorization"]  # noqa: E731
+    fleet.stack.aws.server.faults.add(Fault.status(503), is_here, ALWAYS)
+    tokens = {fleet.container().token() for _ in range(3)}
+    assert len(tokens) == 1
+    # Each container finds out by itself that it cannot decrypt here.
+    assert [region for _, region in function.posted].count("us-east-1") == 1
+
+
+def test_without_the_table_nothing_of_it_is_called(fleet: Fleet, function: Function) -> None:
+    function.configure(CERBERUS_SHARED_CACHE_TABLE=None)
+    assert len({fleet.container().token() for _ in range(3)}) == 3
+    assert fleet.stack.aws.count("dynamodb", "GetItem") == 0
+
+
+# What a planted item cannot do
+
+
+def is_table(request: Request) -> bool:
+    return (request.headers["X-Amz-Target"] or "").startswith("DynamoDB")
+
+
+def is_decrypt(request: Request) -> bool:
+    return (request.headers["X-Amz-Target"] or "").endswith(".Decrypt")
+
+
+def response_of(fleet: Fleet, role: str) -> str:
+    """A response that Cerberus has encrypted for another role."""
+    fleet.stack.create_role(role)
+    auth = fleet.stack.cerberus.server
+    body = json.dumps({"iam_principal_arn": role, "region": "us-west-2"}).encode()
+    answer = auth.respond(Request("POST", "/v2/auth/iam-principal", {}, _no_headers(), body))
+    return str(json.loads(answer.body)["auth_data"])
+
+
+def _no_headers() -> Any:
+    from email.message import Message
+
+    return Message()
+
+
+def sealed_by(fleet: Fleet, account: str, document: bytes) -> str:
+    """A ciphertext of a key of that account, which lets everybody decrypt."""
+    kms = fleet.stack.aws.client("kms", fleet.stack.aws.account_credentials(account))
+    statements = [
+        {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{account}:root"}, "Action": "kms:*", "Resource": "*"},
+        {"Effect": "Allow", "Principal": {"AWS": ROLE}, "Action": "kms:Decrypt", "Resource": "*"},
+    ]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    key = kms.create_key(Policy=policy)["KeyMetadata"]["Arn"]
+    ciphertext: bytes = kms.encrypt(KeyId=key, Plaintext=document)["CiphertextBlob"]
+    kms.close()
+    return base64.b64encode(ciphertext).decode()
+
+
+def document(principal: str = ROLE, token: str = "the-attackers-own-token", lease: int = 3600) -> bytes:
+    metadata = {"aws_iam_principal_arn": principal}
+    return json.dumps({"client_token": token, "lease_duration": lease, "metadata": metadata}).encode()
+
+
+def anything(effect: str = "Allow") -> dict[str, Any]:
+    """A careless policy: every key of everybody."""
+    return {"Effect": effect, "Action": "kms:Decrypt", "Resource": "*"}
+
+
+def check_replaced(fleet: Fleet, planted: str, *, asked_by: CerberusAuth | None = None) -> None:
+    """A new container has a good token of its own role, and what was planted has gone."""
+    before = fleet.authentications
+    auth = asked_by or fleet.container()
+    client = CerberusClient(auth)
+    assert client.read(SECRET_PATH) == SECRET
+    assert fleet.authentications == before + 1
+    assert planted not in json.dumps(fleet.items())
+    assert fleet.container().token() == auth.token()
+    assert fleet.authentications == before + 1
+
+
+@LANES
+def test_another_principals_response(
+    fleet: Fleet, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    fleet.container().token()
+    planted = response_of(fleet, OTHER_ROLE)
+    fleet.plant(response={"S": planted})
+    check_replaced(fleet, planted)
+    (text,) = warnings(caplog)
+    assert "DecryptionDenied" in text
+    assert planted not in text
+
+
+def test_another_principals_response_that_may_be_decrypted(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    fleet.container().token()
+    planted = response_of(fleet, OTHER_ROLE)
+    key = fleet.stack.cerberus.key_arn(OTHER_ROLE, "us-west-2")
+    roles = [{"Effect": "Allow", "Principal": {"AWS": [ROLE, OTHER_ROLE]}, "Action": "kms:Decrypt", "Resource": "*"}]
+    fleet.stack.aws.put_key_policy(key, {"Version": "2012-10-17", "Statement": roles})
+    fleet.plant(response={"S": planted})
+    check_replaced(fleet, planted)
+    (text,) = warnings(caplog)
+    assert f"it is not that of {ROLE}" in text
+
+
+def test_a_response_by_the_older_path_is_checked_too(fleet: Fleet) -> None:
+    fleet.container().token()
+    metadata = {"aws_account_id": Aws.FUNCTION_ACCOUNT, "aws_iam_role_name": "other"}
+    planted = sealed_by(
+        fleet, Aws.CERBERUS_ACCOUNT, json.dumps({**json.loads(document()), "metadata": metadata}).encode()
+    )
+    fleet.plant(response={"S": planted})
+    check_replaced(fleet, planted)
+
+
+@pytest.mark.parametrize("metadata", [{}, [], "x", {"aws_iam_principal_arn": 5}, {"_truncated": True}, None])
+def test_a_response_that_does_not_say_whose_it_is(fleet: Fleet, metadata: Any) -> None:
+    fleet.container().token()
+    planted = sealed_by(
+        fleet, Aws.CERBERUS_ACCOUNT, json.dumps({**json.loads(document()), "metadata": metadata}).encode()
+    )
+    fleet.plant(response={"S": planted})
+    check_replaced(fleet, planted)
+
+
+def test_a_response_that_the_service_truncated_is_taken(fleet: Fleet) -> None:
+    fleet.stack.cerberus.truncate_metadata = True
+    assert len({fleet.container().token() for _ in range(2)}) == 1
+
+
+def test_a_response_by_another_accounts_key(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    fleet.allow(ROLE, anything())
+    fleet.container().token()
+    planted = sealed_by(fleet, ATTACKER, document())
+    fleet.plant(response={"S": planted})
+    check_replaced(fleet, planted)
+    (text,) = warnings(caplog)
+    assert ATTACKER in text
+    assert "CERBERUS_KMS_ACCOUNT_ID" in text
+
+
+@pytest.mark.parametrize("ahead", [5, 3600, 1e9])
+def test_an_item_asked_for_in_the_future(fleet: Fleet, ahead: float, caplog: pytest.LogCaptureFixture) -> None:
+    fleet.container().token()
+    planted = fleet.item()["version"]["S"]
+    fleet.plant(asked={"N": repr(time.time() + ahead)}, expires={"N": "9" * 10})
+    check_replaced(fleet, planted)
+    assert ["in the future" in text for text in warnings(caplog)] == [True]
+
+
+def test_a_clock_that_is_a_little_ahead_lends_no_longer_lease(fleet: Fleet, function: Function) -> None:
+    function.configure(CERBERUS_EXPIRY_MARGIN="0")
+    fleet.container().token()
+    fleet.plant(asked={"N": repr(time.time() + 0.9)}, expires={"N": "9" * 10})
+    auth, began = fleet.container(), time.time()
+    auth.token()
+    held = auth._cache.held
+    assert held is not None
+    assert held.end_wall <= began + 3600 + 0.5
+    assert fleet.authentications == 1
+
+
+def test_an_item_that_says_its_lease_is_longer(fleet: Fleet) -> None:
+    fleet.stack.cerberus.lease_seconds = 100
+    fleet.container().token()
+    fleet.step(95)
+    planted = fleet.item()["version"]["S"]
+    fleet.plant(expires={"N": "9" * 10})
+    check_replaced(fleet, planted)
+
+
+def test_an_older_response_of_the_same_role_once_revoked(fleet: Fleet) -> None:
+    auth = fleet.container()
+    fleet.stack.cerberus.revoke(auth.token())
+    planted = fleet.item()["response"]["S"]
+    auth.renewed(auth.token())
+    fleet.plant(response={"S": planted}, asked={"N": repr(time.time())})
+    check_replaced(fleet, planted)
+
+
+GARBAGE: dict[str, dict[str, Any]] = {
+    "no response": {"response": None},
+    "a number for the response": {"response": {"N": "5"}},
+    "bytes for the response": {"response": {"B": b"x" * 500}},
+    "a list for the response": {"response": {"L": [{"S": "x"}]}},
+    "an empty string for the response": {"response": {"S": ""}},
+    "not base64": {"response": {"S": "***"}},
+    "no ciphertext": {"response": {"S": base64.b64encode(b"x" * 200).decode()}},
+    "a response larger than any": {"response": {"S": "A" * 350_000}},
+    "much beside it": {"junk": {"S": "A" * 300_000}, "response": None},
+    "no asked": {"asked": None},
+    "a string for asked": {"asked": {"S": "soon"}},
+    "asked long ago": {"asked": {"N": "-1e30"}},
+    "asked at the end of time": {"asked": {"N": "9e99"}},
+    "no expires": {"expires": None},
+    "a map for expires": {"expires": {"M": {}}},
+    "a claim for ever": {"response": None, "claimed_until": {"N": "9e20"}},
+    "a claim for a day": {"response": None, "claimed_until": {"N": str(time.time() + 86_400)}},
+    "a string for the claim": {"response": None, "claimed_until": {"S": "ever"}},
+    "no version": {"version": None},
+    "a number for the version": {"version": {"N": "7"}, "response": None},
+    "an empty version": {"version": {"S": ""}, "response": None},
+    "a map for the version": {"version": {"M": {"S": {"S": "x"}}}, "response": None},
+    "true for the version": {"version": {"BOOL": True}, "response": None},
+    "bytes for the version": {"version": {"B": b"x"}, "response": None},
+    "nothing": dict.fromkeys(["response", "asked", "expires", "claimed_until", "version"]),
+}
+
+
+@LANES
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_is_ignored_and_replaced(fleet: Fleet, function: Function, name: str, lane: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    fleet.container().token()
+    fleet.plant(**GARBAGE[name])
+    before = fleet.authentications
+    auth = fleet.container()
+    assert auth.token()
+    assert fleet.authentications == before + 1
+    assert fleet.container().token() == auth.token()
+    assert fleet.authentications == before + 1
+    assert "junk" not in fleet.item()
+
+
+def test_a_claim_that_is_renewed_for_ever_makes_nobody_fail(fleet: Fleet, function: Function) -> None:
+    function.configure(CERBERUS_TIMEOUT="2")
+    fleet.container().token()
+    respond = fleet.stack.aws.server.respond
+
+    def claimed(request: Request) -> Response:
+        if is_table(request):
+            fleet.plant(response={"S": ""}, claimed_until={"N": str(time.time() + 2)}, version={"S": str(time.time())})
+        return respond(request)
+
+    fleet.stack.aws.server.respond = claimed
+    assert fleet.container().token()
+    assert fleet.authentications == 2
+
+
+def test_another_role_can_neither_read_nor_write_the_items(fleet: Fleet, function: Function) -> None:
+    token = fleet.container().token()
+    before = fleet.item()
+    fleet.stack.create_role(OTHER_ROLE)
+    fleet.allow(OTHER_ROLE)
+    function.become(OTHER_ROLE)  # which claims to be the first
+    function.failure(fleet.container().token)
+    assert fleet.item() == before
+    function.become(ROLE)
+    assert fleet.container().token() == token
+
+
+# Failures
+
+
+def missing(fleet: Fleet) -> None:
+    fleet.table.delete_table(TableName=TABLE)
+
+
+def forbidden(fleet: Fleet) -> None:
+    fleet.stack.aws.put_role_policy(ROLE, {"Version": "2012-10-17", "Statement": [decrypt_statement()]})
+
+
+def read_only(fleet: Fleet) -> None:
+    statement = share_statement(ROLE) | {"Action": ["dynamodb:GetItem"]}
+    policy = {"Version": "2012-10-17", "Statement": [decrypt_statement(), statement]}
+    fleet.stack.aws.put_role_policy(ROLE, policy)
+
+
+def failing(fault: Fault, action: str = "") -> Callable[[Fleet], None]:
+    def fail(fleet: Fleet) -> None:
+        is_meant = lambda request: is_table(request) and request.headers["X-Amz-Target"].endswith(action)  # noqa: E731
+        fleet.stack.aws.server.faults.add(fault, is_meant, ALWAYS)
+
+    return fail
+
+
+def refusal(code: str) -> Fault:
+    body = json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "no"}).encode()
+    return Fault.status(400, body, {"Content-Type": "application/x-amz-json-1.0"})
+
+
+def unreachable(fleet: Fleet) -> None:
+    with Server(lambda request: Response(200)) as server:
+        url = server.url
+    fleet.function.configure(AWS_ENDPOINT_URL_DYNAMODB=url)
+
+
+FAILURES: dict[str, Callable[[Fleet], None]] = {
+    "missing": missing,
+    "forbidden": forbidden,
+    "read-only": read_only,
+    "unreachable": unreachable,
+    "hanging": failing(Fault.hang()),
+    "hanging after the headers": failing(Fault.hang_after_headers()),
+    "resetting": failing(Fault.reset()),
+    "failing": failing(Fault.status(500)),
+    "a page": failing(Fault.html()),
+    "empty": failing(Fault.empty()),
+    "half": failing(Fault.half_body()),
+    "an array": failing(Fault.status(200, b"[]")),
+    "compressed": failing(Fault.gzip_bomb(1 << 20)),
+    "full": failing(refusal("ItemCollectionSizeLimitExceededException"), "PutItem"),
+    "other keys": failing(refusal("ValidationException")),
+    "writes hang": failing(Fault.hang(), "PutItem"),
+    "writes fail": failing(Fault.status(503), "PutItem"),
+}
+
+
+DRIPPING = {"dripping": failing(Fault.drip_body(1))}  # for the quick lane alone: botocore has no deadline for an answer
+
+
+@pytest.mark.parametrize(
+    ("name", "lane"), [*((name, lane) for name in FAILURES for lane in ("signed", "sdk")), ("dripping", "signed")]
+)
+def test_the_token_comes_from_cerberus_with_one_warning(
+    fleet: Fleet, function: Function, name: str, lane: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    (FAILURES | DRIPPING)[name](fleet)
+    auth = fleet.container()
+    token = auth.token()
+    assert fleet.authentications == 1
+    if lane == "sdk" and name in ("a page", "empty", "half"):
+        return  # botocore does not tell that something is missing
+    calls = fleet.stack.aws.count("dynamodb")
+    auth.invalidate()
+    assert auth.token() != token
+    assert fleet.stack.aws.count("dynamodb") == calls  # it is left alone for a while
+    (text,) = warnings(caplog)
+    assert text.startswith(f"the table {TABLE} cannot be used; tokens come from Cerberus meanwhile. ")
+    assert not any(secret in text for secret in function.cerberus.secrets)
+
+
+@LANES
+def test_a_refusal_tells_the_statement_to_add(
+    fleet: Fleet, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    forbidden(fleet)
+    fleet.container().token()
+    (text,) = warnings(caplog)
+    statement = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    assert statement["Action"] == share_statement(ROLE)["Action"]
+    assert statement["Condition"] == share_statement(ROLE)["Condition"]
+
+
+def test_the_table_is_used_again_after_a_while(fleet: Fleet, function: Function) -> None:
+    failing(Fault.status(500))(fleet)
+    auth = fleet.container()
+    auth.token()
+    fleet.stack.aws.server.faults.clear()
+    fleet.step(61)
+    auth.invalidate()
+    assert auth.token() == fleet.container().token()
+    assert fleet.authentications == 2
+
+
+@LANES
+@pytest.mark.parametrize(
+    "code", ["ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded"]
+)
+def test_throttled_for_a_moment(fleet: Fleet, function: Function, code: str, lane: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    token = fleet.container().token()
+    fleet.stack.aws.server.faults.add(refusal(code), is_table, 3)
+    assert fleet.container().token() == token
+
+
+@LANES
+def test_throttled_for_long(fleet: Fleet, function: Function, lane: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_TIMEOUT="2")
+    fleet.stack.aws.throttle("dynamodb", times=ALWAYS)
+    assert fleet.container().token()
+    assert fleet.authentications == 1
+
+
+@LANES
+def test_slow_but_in_time(fleet: Fleet, function: Function, lane: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    failing(Fault.delay(0.2))(fleet)
+    assert fleet.container().token() == fleet.container().token()
+
+
+def test_half_of_a_short_time_is_left_for_cerberus(fleet: Fleet) -> None:
+    failing(Fault.hang())(fleet)
+    assert fleet.container().token(timeout=2.4)
+
+
+def test_kms_out_of_reach_is_told_as_ever(fleet: Fleet, function: Function) -> None:
+    function.configure(CERBERUS_MAX_ATTEMPTS="1")
+    fleet.container().token()
+    fleet.stack.aws.server.faults.add(Fault.status(503), is_decrypt, ALWAYS)
+    assert "KMS in us-west-2 is unavailable" in str(function.failure(fleet.container().token))
+    assert fleet.authentications == 1  # asking Cerberus would not mend it
+
+
+def test_an_error_of_cerberus_is_told_as_ever_and_frees_the_claim(fleet: Fleet, function: Function) -> None:
+    fleet.stack.cerberus.deny(ROLE)
+    function.failure(fleet.container().token)
+    assert float(fleet.item()["claimed_until"]["N"]) == 0
+
+
+# STS: sealed
+
+
+class Sealed:
+    """A fleet that authenticates by STS, and a key of the functions' account."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.kms = fleet.stack.aws.client("kms", fleet.stack.aws.account_credentials(Aws.FUNCTION_ACCOUNT))
+        self.key_arn: str = self.kms.create_key()["KeyMetadata"]["Arn"]
+        self.context = {"url": fleet.stack.cerberus.url, "principal": ROLE}
+        self.fleet = fleet
+        self.allow("kms:Encrypt", "kms:Decrypt")
+        fleet.function.configure(CERBERUS_AUTH_METHOD="sts", CERBERUS_SHARED_CACHE_KEY=self.key_arn)
+
+    def allow(self, *actions: str) -> None:
+        condition = {"StringEquals": {"kms:EncryptionContext:principal": ROLE}}
+        statement = {"Effect": "Allow", "Action": list(actions), "Resource": self.key_arn, "Condition": condition}
+        self.fleet.allow(ROLE, statement)
+
+    def seal(self, document: bytes, **context: str) -> str:
+        answer = self.kms.encrypt(KeyId=self.key_arn, Plaintext=document, EncryptionContext=self.context | context)
+        return base64.b64encode(answer["CiphertextBlob"]).decode()
+
+
+@pytest.fixture
+def sealed(fleet: Fleet) -> Iterator[Sealed]:
+    sealed = Sealed(fleet)
+    yield sealed
+    sealed.kms.close()
+
+
+@LANES
+def test_sealed_tokens_are_shared(
+    fleet: Fleet, sealed: Sealed, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    tokens = {fleet.container().token() for _ in range(4)}
+    assert (len(tokens), fleet.authentications) == (1, 1)
+    assert tokens.pop() not in json.dumps(fleet.item())
+    assert warnings(caplog) == []
+    blob = base64.b64decode(fleet.item()["response"]["S"])
+    assert sealed.kms.decrypt(CiphertextBlob=blob, EncryptionContext=sealed.context)["KeyId"] == sealed.key_arn
+
+
+def test_without_a_key_nothing_of_sts_is_shared(fleet: Fleet, function: Function) -> None:
+    function.configure(CERBERUS_AUTH_METHOD="sts")
+    assert len({fleet.container().token() for _ in range(3)}) == 3
+    assert fleet.items() == []
+
+
+def test_without_a_name_nothing_of_sts_is_shared(fleet: Fleet, sealed: Sealed, function: Function) -> None:
+    function.configure(CERBERUS_IAM_ROLE_ARN=None)
+    assert len({fleet.container().token() for _ in range(2)}) == 2
+    assert fleet.items() == []
+
+
+def test_a_token_of_another_than_the_settings_name_is_not_shared(
+    fleet: Fleet, sealed: Sealed, function: Function, caplog: pytest.LogCaptureFixture
+) -> None:
+    function.configure(CERBERUS_IAM_ROLE_ARN=OTHER_ROLE)
+    fleet.stack.create_role(OTHER_ROLE)
+    fleet.allow(ROLE, share_statement(OTHER_ROLE), {"Effect": "Allow", "Action": "kms:*", "Resource": sealed.key_arn})
+    assert fleet.container().token()
+    assert "response" not in fleet.item() or fleet.item()["response"] == {"S": ""}
+    assert [OTHER_ROLE in text for text in warnings(caplog)] == [True]
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lambda sealed: sealed.seal(document(), principal=OTHER_ROLE),
+        lambda sealed: sealed.seal(document(), url="https://cerberus.example.com"),
+        lambda sealed: sealed.seal(document(OTHER_ROLE)),
+        lambda sealed: sealed_by(sealed.fleet, ATTACKER, document()),
+        lambda sealed: sealed_by(sealed.fleet, Aws.FUNCTION_ACCOUNT, document()),
+        lambda sealed: base64.b64encode(document()).decode(),
+        lambda sealed: document().decode(),
+    ],
+    ids=["other-principal", "other-url", "other-role", "other-account", "other-key", "in-clear", "no-base64"],
+)
+@LANES
+def test_what_was_not_sealed_for_this_role_here(
+    fleet: Fleet, sealed: Sealed, function: Function, plant: Callable[[Sealed], str], lane: str
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    fleet.container().token()
+    planted = plant(sealed)
+    fleet.plant(response={"S": planted})
+    check_replaced(fleet, json.dumps(planted)[1:-1])
+
+
+@LANES
+@pytest.mark.parametrize("actions", [[], ["kms:Encrypt"], ["kms:Decrypt"]])
+def test_a_seal_that_cannot_be_used_makes_nobody_fail(
+    fleet: Fleet, sealed: Sealed, function: Function, lane: str, actions: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    sealed.allow("kms:DescribeKey", *actions)
+    assert len({fleet.container().token() for _ in range(2)}) == 2
+    assert warnings(caplog)
+
+
+def test_kms_that_hangs_makes_no_sts_fail(fleet: Fleet, sealed: Sealed, function: Function) -> None:
+    fleet.container().token()
+    is_kms = lambda request: (request.headers["X-Amz-Target"] or "").startswith("Trent")  # noqa: E731
+    fleet.stack.aws.server.faults.add(Fault.hang(), is_kms, ALWAYS)
+    function.configure(CERBERUS_TIMEOUT="4")
+    assert fleet.container().token()
+    assert fleet.authentications == 2
+
+
+def test_a_document_too_large_to_seal_is_sealed_without_what_is_not_needed(fleet: Fleet, sealed: Sealed) -> None:
+    large = json.loads(document(token="a-token")) | {"policies": ["x" * 5000]}
+    large["metadata"]["groups"] = "y" * 5000
+    fleet.stack.cerberus.plaintext_override = json.dumps(large).encode()
+    fleet.container().token()
+    fleet.stack.cerberus.server.stop_listening()
+    assert fleet.container().token() == "a-token"
+
+
+# Beside all that
+
+
+def test_the_stack_starts_without_a_table() -> None:
+    with LocalStack() as stack:
+        assert stack.aws.count("dynamodb") == 0
