@@ -63,6 +63,10 @@ class StoreBusy(StoreFailure):
     """For now: too many come at once."""
 
 
+class StoreSlow(StoreFailure):
+    """It did not answer in its time. Once that may be a herd's doing."""
+
+
 class Item:
     """What is stored. Whoever may write to the store may write anything: what is not of its type is taken for absent.
 
@@ -150,6 +154,7 @@ class Policy:
         seconds: float,
         take: Callable[[Item], Token | None],
         ask: Callable[[], Answer],
+        failed: Callable[[StoreFailure], Any],
     ) -> Plan:
         """The way to a token, as a generator: it yields each call to make, for its driver to send the result of or to throw
         its exception into, and returns the token. So a simulation drives it in a time of its own.
@@ -162,6 +167,8 @@ class Policy:
             The token of an item; None where it is of no use.
         ask
             Authenticates.
+        failed
+            Takes note of a store that cannot be used.
 
         Raises
         ------
@@ -174,7 +181,7 @@ class Policy:
         pause, works = _FIRST_PAUSE_SECONDS, True
         seen: Item | None = None
         claim: Item | None = None
-        claimed = False
+        claimed = slow = False
         useless: object = None
         call: Callable[[], Any] = store.get
         try:
@@ -183,6 +190,10 @@ class Policy:
                     seen = yield call
                 except StoreBusy:
                     now = self._clock()
+                except StoreSlow:
+                    if slow or wanted.early:
+                        raise
+                    now, slow = self._clock(), True
                 else:
                     now = self._clock()
                     if claim is not None and seen is not None and seen.version == claim.version:
@@ -208,26 +219,34 @@ class Policy:
                 yield partial(self._sleep, _MIN_PAUSE_SECONDS + self._random() * pause)
                 pause = min(2 * pause, _MAX_PAUSE_SECONDS)
                 call = store.get
-        except StoreFailure:
+        except StoreFailure as failure:
             works = False
+            yield partial(failed, failure)
         try:
             token, response = yield ask
         except Exception:
             if claimed and claim is not None:
-                yield from self._publish(store, claim, claim.claim(0))
+                yield from self._publish(store, claim, claim.claim(0), failed)
             raise
         if works and response is not None and token.value != wanted.refused:
             new = Item(response, token.asked.wall, token.asked.wall + token.lease_seconds)
-            yield from self._publish(store, claim if claimed else seen, new)
+            yield from self._publish(store, claim if claimed else seen, new, failed)
         elif claimed and claim is not None:
-            yield from self._publish(store, claim, claim.claim(0))
+            yield from self._publish(store, claim, claim.claim(0), failed)
         return token, response
 
-    def _publish(self, store: Store, seen: Item | None, new: Item) -> Generator[Callable[[], Any], Any, None]:
-        for _ in range(_PUBLISH_ATTEMPTS):
+    def _publish(
+        self, store: Store, seen: Item | None, new: Item, failed: Callable[[StoreFailure], Any]
+    ) -> Generator[Callable[[], Any], Any, None]:
+        for attempt in range(_PUBLISH_ATTEMPTS):
             try:
                 stored: Item | None = yield partial(store.swap, seen, new)
-            except StoreFailure:
+            except StoreBusy:
+                return
+            except StoreFailure as failure:
+                if isinstance(failure, StoreSlow) and attempt == 0:
+                    continue
+                yield partial(failed, failure)
                 return
             if not new.response or (
                 stored is not None and (stored.version == new.version or stored.asked >= new.asked)
@@ -236,8 +255,8 @@ class Policy:
             seen = stored  # a claim of somebody who took us for crashed, or an item that is no more
 
 
-def run(plan: Plan, failed: Callable[[StoreFailure], None]) -> Answer:
-    """Drive a plan; ``failed`` is told of stores that cannot be used."""
+def run(plan: Plan) -> Answer:
+    """Drive a plan."""
     go_on: Callable[[], Callable[[], Any]] = partial(next, plan)
     while True:
         try:
@@ -248,8 +267,6 @@ def run(plan: Plan, failed: Callable[[StoreFailure], None]) -> Answer:
         try:
             go_on = partial(plan.send, call())
         except Exception as error:
-            if isinstance(error, StoreFailure):
-                failed(error)
             go_on = partial(plan.throw, error)
 
 
@@ -269,8 +286,6 @@ class _Shelf:
         return method in self.methods and not rests
 
     def failed(self, failure: StoreFailure) -> None:
-        if isinstance(failure, StoreBusy):
-            return
         self._until = (time.monotonic() + _SUSPEND_SECONDS, time.time() + _SUSPEND_SECONDS)
         if not self._warned:
             self._warned = True
@@ -338,7 +353,7 @@ class SharedCache:
         take: Callable[[Item], Token | None],
         ask: Callable[[], Answer],
     ) -> Answer:
-        return run(self._policy.plan(store, wanted, deadline.remaining(), take, ask), shelf.failed)
+        return run(self._policy.plan(store, wanted, deadline.remaining(), take, ask, shelf.failed))
 
     def _take(self, item: Item, *, open_response: Callable[[str, Asked], Token], wanted: Wanted) -> Token | None:
         now = time.time()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 1 << 16
 _LOCK_SECONDS = 1.0  # it is held for as long as a file is written
-_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last for what is no file: a pipe would hold us up
 
 
 class FileStore:

@@ -6,8 +6,8 @@ import json
 
 from .aws import THROTTLED, AwsRefusal
 from .clock import Deadline
-from .errors import CerberusError
-from .shared_cache import Item, StoreBusy, StoreFailure
+from .errors import CerberusError, DeadlineExceeded
+from .shared_cache import Item, StoreBusy, StoreFailure, StoreSlow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class TableStore:
             if refusal.code in THROTTLED:
                 raise StoreBusy(refusal.code) from None
             raise StoreFailure(self._advice(refusal)) from None
+        except DeadlineExceeded:
+            raise StoreSlow(
+                f"no answer within {deadline.seconds:.3g} s: see the function's network path to DynamoDB"
+            ) from None
         except CerberusError as error:
             raise StoreFailure(f"{type(error).__name__}: {error}") from None
 

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from cerberus_auth import CerberusUnavailable
 from cerberus_auth.errors import RenewedElsewhere
-from cerberus_auth.shared_cache import CLAIM_SECONDS, WAIT_SECONDS, Item, Policy, StoreBusy, StoreFailure, run
+from cerberus_auth.shared_cache import (
+    CLAIM_SECONDS,
+    WAIT_SECONDS,
+    Item,
+    Policy,
+    StoreBusy,
+    StoreFailure,
+    StoreSlow,
+    run,
+)
 from cerberus_auth.token import Asked, Token, Wanted
 
 START = 1_700_000_000.0
@@ -36,6 +45,7 @@ class World:
         self.store_error: dict[str, Exception] = {}
         self.useless: set[str] = set()
         self.unshareable = False
+        self.failures: list[StoreFailure] = []
 
     # The store
 
@@ -83,7 +93,7 @@ class World:
 
     def plan(self, wanted: Wanted | None = None, seconds: float = 10, random: float = 0.5) -> Any:
         policy = Policy(lambda: self.now, self.sleep, lambda: random)
-        return policy.plan(self, wanted or Wanted(), seconds, self.take, self.ask)
+        return policy.plan(self, wanted or Wanted(), seconds, self.take, self.ask, self.failures.append)
 
     def seconds(self, call: Callable[[], Any]) -> float:
         if isinstance(call, partial) and call.func == self.sleep:
@@ -277,19 +287,38 @@ def test_whatever_fails_the_token_comes_from_cerberus(world: World, call: str) -
     assert world.get_token() == "token-1"
     assert world.calls.count(call) == 1
     assert "sleep" not in world.calls
+    assert world.failures == [world.store_error[call]]
 
 
-def test_whoever_cannot_use_the_store_says_so(world: World) -> None:
-    world.store_error["get"] = failure = StoreFailure("it is down")
-    told: list[StoreFailure] = []
-    run(world.plan(), told.append)
-    assert told == [failure]
+@pytest.mark.parametrize("call", ["get", "claim", "publish"])
+def test_a_store_that_does_not_answer_is_asked_twice(world: World, call: str) -> None:
+    world.store_error[call] = StoreSlow("no answer")
+    assert world.get_token() == "token-1"
+    assert world.calls.count(call) == 2
+    assert world.failures == [world.store_error[call]]
+
+
+def test_who_is_early_asks_a_store_that_does_not_answer_once(world: World) -> None:
+    world.store_error["get"] = StoreSlow("no answer")
+    assert world.get_token(Wanted(early=True)) == "token-1"
+    assert world.calls == ["get", "ask"]
+
+
+def test_a_driver_makes_each_call_and_throws_what_it_raises(world: World) -> None:
+    stored(world, response="")
+    token, response = run(world.plan())
+    assert (token.value, response) == ("token-1", "token-1")
+    world.error = CerberusUnavailable("it is down")
+    with pytest.raises(CerberusUnavailable):
+        run(world.plan(Wanted("token-1", since=world.now + 1)))
+    assert world.calls[-1] == "release"
 
 
 @pytest.mark.parametrize("call", ["get", "claim"])
 def test_a_busy_store_is_waited_for_and_then_done_without(world: World, call: str) -> None:
     world.store_error[call] = StoreBusy("throttled")
     assert world.get_token() == "token-1"
+    assert world.failures == []
     assert 1 < world.calls.count(call) < 20
     assert world.now - START < WAIT_SECONDS + 2
 
