@@ -40,6 +40,8 @@ class RuntimeApi:
         self._restored = threading.Event()
         self._events: queue.Queue[Any] = queue.Queue()
         self._answers: queue.Queue[Any] = queue.Queue()
+        self._waiting = 0
+        self._lock = threading.Lock()
         self._server = Server(self._respond)
         python = find_python()
         variables = lambda_environment(artifact, "app.handler", layers, python, 30) | dict(environment)
@@ -68,6 +70,19 @@ class RuntimeApi:
             return self._answers.get(timeout=_TIMEOUT)
         except queue.Empty:
             raise AssertionError(f"no answer; the function's log:\n{self.close()}") from None
+
+    def invoke_at_once(self, events: Sequence[object]) -> list[Any]:
+        """Once as many processes ask for an event, have each of them handle one. In the order of the answers.
+
+        :raises AssertionError: an answer did not come.
+        """
+        deadline = time.monotonic() + _TIMEOUT
+        while self._waiting < len(events):
+            assert time.monotonic() < deadline, f"{self._waiting} processes ask; the function's log:\n{self.close()}"
+            time.sleep(0.02)
+        for event in events:
+            self._events.put(event)
+        return [self._answers.get(timeout=_TIMEOUT) for _ in events]
 
     def close(self) -> str:
         """End the function, and give all that it has logged."""
@@ -101,11 +116,15 @@ class RuntimeApi:
         return Response(404)
 
     def _next(self) -> Response:
+        with self._lock:
+            self._waiting += 1
         while True:
             with contextlib.suppress(queue.Empty):
                 event = self._events.get_nowait()
                 break
             self._server.pause(0.02)
+        with self._lock:
+            self._waiting -= 1
         headers = {
             "Content-Type": "application/json",
             "Lambda-Runtime-Aws-Request-Id": str(uuid.uuid4()),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from local_stack.application import Application
+from local_stack.application import PARAMETERS, Application
 from local_stack.aws import Aws
 from local_stack.http_server import Fault, Request
 from local_stack.runtime import ROOT, Invocation, LambdaRuntime
@@ -197,3 +197,22 @@ def test_no_byte_code_is_written_into_the_artifacts(start: Start, application: A
 
 def read_event() -> Any:
     return json.loads((ROOT / "events" / "read_secret.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["ReadSecretFunction", "NightlyReportFunction"])
+def test_with_the_shared_cache_two_containers_authenticate_once(stack: LocalStack, name: str) -> None:
+    """Under the template's own policies, on its own table."""
+    function = Application({**PARAMETERS, "SharedCache": "true"}).functions[name]
+    stack.create_table(function.environment["CERBERUS_SHARED_CACHE_TABLE"])
+    stack.create_role(function.role_arn, function.statements)
+    environment = {**function.environment, **stack.environment(function.role_arn)}
+    for _ in range(2):
+        with LambdaRuntime(function.artifact, function.handler, function.layers, environment) as container:
+            invocation = container.invoke(function.event())
+        assert invocation.error is None
+        assert "cannot be used" not in invocation.log
+    assert stack.cerberus.authentications == 1
+
+
+def test_without_the_shared_cache_the_template_tells_of_no_table(application: Application) -> None:
+    assert {function.environment["CERBERUS_SHARED_CACHE_TABLE"] for function in application.functions.values()} == {""}

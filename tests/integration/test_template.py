@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from cfnlint import decode, lint
 
+from local_stack.stack import share_statement
+
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE: dict[str, Any] = decode.cfn_yaml.load(str(ROOT / "template.yaml"))
 FUNCTIONS = [
@@ -130,6 +132,43 @@ def test_a_layer_is_published_to_other_stacks_and_an_organisation(name: str) -> 
         "OrganizationId": {"Ref": "OrganizationId"},
         "Principal": "*",
     }
+
+
+# What a fleet shares
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_may_use_its_own_items_and_no_more(name: str) -> None:
+    policy = TEMPLATE["Resources"][f"{name}Sharing"]
+    assert (policy["Type"], policy["Condition"]) == ("AWS::IAM::RolePolicy", "HasSharingSampleFunctions")
+    assert policy["Properties"]["RoleName"] == {"Ref": f"{name}Role"}
+    own = {"dynamodb:LeadingKeys": [{"Fn::GetAtt": [f"{name}Role", "Arn"]}]}
+    assert policy["Properties"]["PolicyDocument"]["Statement"] == [
+        {
+            "Effect": "Allow",
+            "Action": share_statement("")["Action"],
+            "Resource": {"Fn::GetAtt": ["SharedCacheTable", "Arn"]},
+            "Condition": {"ForAllValues:StringEquals": own},
+        }
+    ]
+
+
+def test_the_table_is_encrypted_on_demand_and_forgets() -> None:
+    table = properties("SharedCacheTable")
+    assert TEMPLATE["Resources"]["SharedCacheTable"]["Condition"] == "HasSharedCache"
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["SSESpecification"] == {"SSEEnabled": True}
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires", "Enabled": True}
+    assert [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]] == [
+        ("principal", "HASH"),
+        ("scope", "RANGE"),
+    ]
+
+
+def test_there_is_no_table_unless_asked_for() -> None:
+    assert TEMPLATE["Parameters"]["SharedCache"]["Default"] == "false"
+    variables = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
+    assert variables["CERBERUS_SHARED_CACHE_TABLE"] == {"Fn::If": ["HasSharedCache", {"Ref": "SharedCacheTable"}, ""]}
 
 
 def test_a_record_stays_hidden_for_six_timeouts_of_its_function() -> None:

@@ -87,6 +87,7 @@ class Application:
             **own.get("Environment", {}).get("Variables", {}),
         }
         policies = [policy for policy in self._resolved(own.get("Policies", [])) if "Statement" in policy]
+        policies += self._role_policies(f"{name}Role")
         # The folder of its source names its events; in the built template CodeUri is the artifact.
         source = re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Function")).lower()
         return Function(
@@ -100,6 +101,27 @@ class Application:
             timeout=int(self._resolved(properties.get("Timeout", 3))),
             events=tuple(sorted(events.glob(f"{source}*.json"))),
         )
+
+    def _role_policies(self, role: str) -> list[Any]:
+        """The policies that are resources of their own."""
+        return [
+            self._resolved(resource["Properties"]["PolicyDocument"])
+            for resource in self._template["Resources"].values()
+            if resource["Type"] == "AWS::IAM::RolePolicy"
+            and resource["Properties"]["RoleName"] == {"Ref": role}
+            and self._holds(resource.get("Condition"))
+        ]
+
+    def _holds(self, condition: str | None) -> bool:
+        if condition is None:
+            return True
+        (operator, arguments), *_ = self._template["Conditions"][condition].items()
+        if operator == "Fn::Equals":
+            one, other = self._resolved(arguments)
+            return bool(one == other)
+        if operator == "Fn::And":
+            return all(self._holds(argument["Condition"]) for argument in arguments)
+        raise ValueError(f"the template uses {operator} in a condition, which is not known here")
 
     def _artifact(self, uri: str) -> Path:
         artifact = self._build / uri
@@ -115,6 +137,8 @@ class Application:
         resource, _, attribute = name.partition(".")
         if attribute == "Arn" and resource.endswith("Role"):
             return f"arn:aws:iam::{Aws.FUNCTION_ACCOUNT}:role/{resource.removesuffix('Role')}"
+        if attribute == "Arn" and resource.endswith("Table"):
+            return f"arn:aws:dynamodb:{self._values['AWS::Region']}:{Aws.FUNCTION_ACCOUNT}:table/{resource}"
         return self._values.get(name, name)
 
     def _resolved(self, value: Any) -> Any:
@@ -131,6 +155,9 @@ class Application:
                 return self._value(argument)
             if name == "Fn::GetAtt":
                 return self._value(argument if isinstance(argument, str) else ".".join(argument))
+            if name == "Fn::If":
+                condition, then, otherwise = argument
+                return self._resolved(then if self._holds(condition) else otherwise)
             if name == "Fn::Sub" and isinstance(argument, str):
                 return _REFERENCE.sub(lambda match: self._value(match[1]), argument)
             if name.startswith("Fn::"):
