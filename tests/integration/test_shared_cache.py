@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 
 from cerberus_auth import CerberusAuth, CerberusClient, CerberusUnavailable, Settings
+from cerberus_auth.aws import connect
+from cerberus_auth.clock import Deadline
+from cerberus_auth.shared_cache import Item
+from cerberus_auth.shared_table import TableStore
+from cerberus_auth.transport import Transport
 from integration.function import Function
 from local_stack.aws import Aws
 from local_stack.http_server import Fault, Request, Response, Server
@@ -193,6 +198,35 @@ def test_while_one_renews_the_others_keep_theirs_in_silence(fleet: Fleet, caplog
     assert second.token() == token  # and the table is not asked again at once
     assert fleet.stack.aws.count("dynamodb", "GetItem") == 1
     assert (fleet.authentications, warnings(caplog)) == (1, [])
+
+
+def test_while_one_renews_no_other_region_is_asked(fleet: Fleet, function: Function) -> None:
+    function.configure(CERBERUS_FALLBACK_REGIONS="us-east-1")
+    auth = fleet.container()
+    token = auth.token()
+    fleet.step(3600 - 61)
+    fleet.plant(claimed_until={"N": str(time.time() + 1.9)}, version={"S": "another's"})
+    assert auth.token() == token
+    assert [region for _, region in function.posted] == ["us-west-2"]
+
+
+@LANES
+def test_only_what_was_seen_is_replaced(fleet: Fleet, function: Function, lane: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    chosen = function.settings()
+    transport = Transport(chosen)
+    store = TableStore(connect(chosen, transport), TABLE, ROLE, "kms", Deadline(10))
+    first, second, third = (Item(name, 1.25, 3600) for name in ("first", "second", "third"))
+    assert store.get() is None
+    assert store.swap(None, first) is first
+    for seen in (None, third):
+        found = store.swap(seen, second)
+        assert found is not None
+        assert (found.response, found.asked, found.version) == ("first", 1.25, first.version)
+    assert store.swap(first, second) is second
+    fleet.table.delete_item(TableName=TABLE, Key={"principal": {"S": ROLE}, "scope": {"S": "kms"}})
+    assert store.swap(second, third) is None
+    transport.close()
 
 
 def test_a_revoked_token_is_replaced_once(fleet: Fleet) -> None:
@@ -419,6 +453,15 @@ def test_an_older_response_of_the_same_role_once_revoked(fleet: Fleet) -> None:
     check_replaced(fleet, planted)
 
 
+def test_the_refused_token_again_under_a_later_time(fleet: Fleet) -> None:
+    auth = fleet.container()
+    token = auth.token()
+    fleet.stack.cerberus.revoke(token)
+    fleet.plant(asked={"N": repr(time.time())}, version={"S": "another"})
+    assert auth.renewed(token) != token
+    assert fleet.authentications == 2
+
+
 GARBAGE: dict[str, dict[str, Any]] = {
     "no response": {"response": None},
     "a number for the response": {"response": {"N": "5"}},
@@ -446,6 +489,15 @@ GARBAGE: dict[str, dict[str, Any]] = {
     "bytes for the version": {"version": {"B": b"x"}, "response": None},
     "nothing": dict.fromkeys(["response", "asked", "expires", "claimed_until", "version"]),
 }
+
+
+@pytest.mark.parametrize("name", ["not base64", "a response larger than any"])
+def test_what_is_no_ciphertext_is_not_sent_to_kms(fleet: Fleet, name: str) -> None:
+    fleet.container().token()
+    fleet.plant(**GARBAGE[name])
+    before = fleet.function.decryptions
+    fleet.container().token()
+    assert fleet.function.decryptions == before + 1  # of its own response
 
 
 @LANES

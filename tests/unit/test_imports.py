@@ -53,3 +53,24 @@ def test_every_public_name_is_there_and_no_other() -> None:
         assert getattr(cerberus_auth, name)
     assert set(cerberus_auth.__all__) <= set(dir(cerberus_auth))
     assert not hasattr(cerberus_auth, "Cerberus")
+
+
+def test_what_a_fleet_needs_is_loaded_only_where_it_shares() -> None:
+    code = """
+import os
+os.environ |= {"CERBERUS_URL": "https://cerberus.example.com", "AWS_REGION": "us-west-2", "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+               "AWS_SECRET_ACCESS_KEY": "example", "AWS_LAMBDA_FUNCTION_NAME": "web"%s}
+from cerberus_auth import CerberusAuth
+CerberusAuth()
+import sys
+ours = [name.rpartition(".")[2] for name in sys.modules if name.startswith("cerberus_auth.")]
+sys.modules.update({f"loaded_{name}": sys for name in ours})
+"""
+    shared = {"loaded_shared_cache", "loaded_shared_table", "loaded_shared_file", "loaded_seal"}
+    assert not loaded_by(code % "") & shared
+    table = ', "CERBERUS_SHARED_CACHE_TABLE": "table", "CERBERUS_KMS_ACCOUNT_ID": "222222222222"'
+    assert loaded_by(code % table) & shared == {"loaded_shared_cache", "loaded_shared_table"}
+    assert loaded_by(code % ', "AWS_LAMBDA_MAX_CONCURRENCY": "8"') & shared == {
+        "loaded_shared_cache",
+        "loaded_shared_file",
+    }

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cerberus_auth import InvalidResponse
-from cerberus_auth.token import Asked, Token, parse
+from cerberus_auth.token import Asked, Token, parse, principal_of, usable_seconds
 
 GOOD: dict[str, Any] = {"client_token": "t0ken", "lease_duration": 3600}
 
@@ -86,3 +86,40 @@ def test_a_token_does_not_show() -> None:
         pickle.dumps(token)
     with pytest.raises(AttributeError):
         token.value = "other"
+
+
+def test_a_moment_of_another_process_counts_by_both_clocks() -> None:
+    now = Asked()
+    earlier, later = Asked.at(now.wall - 100), Asked.at(now.wall + 100)
+    assert earlier.wall == now.wall - 100
+    assert earlier.monotonic - now.monotonic == pytest.approx(-100, abs=5)
+    for moment in (later.wall - now.wall, later.monotonic - now.monotonic):
+        assert 0 <= moment < 5
+
+
+@pytest.mark.parametrize(("lease", "seconds"), [(3600, 3540), (61, 1), (60, 54), (1, 0.9)])
+def test_the_margin_of_a_lease(lease: int, seconds: float) -> None:
+    assert usable_seconds(lease, 60) == pytest.approx(seconds)
+
+
+ROLE = "arn:aws:iam::111111111111:role/team/web"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "principal"),
+    [
+        ({"aws_iam_principal_arn": ROLE}, ROLE),
+        ({"aws_account_id": "111111111111", "aws_iam_role_name": "team/web"}, ROLE),
+        ({"_truncated": "true"}, None),
+        ({}, ""),
+        ("x", ""),
+        (None, ""),
+    ],
+)
+def test_whose_a_response_is(metadata: Any, principal: str | None) -> None:
+    assert principal_of(json.dumps(GOOD | {"metadata": metadata}).encode()) == principal
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000])
+def test_what_is_no_response_is_nobodys(document: bytes) -> None:
+    assert principal_of(document) == ""
