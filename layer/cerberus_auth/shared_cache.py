@@ -49,7 +49,7 @@ _MAX_PAUSE_SECONDS = 0.8
 _SKEW_SECONDS = 1.0  # by which the clocks of two containers may differ
 _SUSPEND_SECONDS = 60.0  # a store that failed is left alone for so long
 _CLAIM_KEPT_SECONDS = 3600.0  # for DynamoDB to delete a claim that came to nothing
-_PUBLISH_ATTEMPTS = 3
+_PUBLISH_ATTEMPTS = 5
 _LAST_SECOND = 1e11  # since the epoch: what is later is no time
 
 _logger = logging.getLogger("cerberus_auth")
@@ -177,7 +177,8 @@ class Policy:
         CerberusError
             What ``take`` and ``ask`` raise.
         """
-        end = self._clock() + min(WAIT_SECONDS, seconds / 2)
+        began = self._clock()
+        last, end = began + seconds, began + min(WAIT_SECONDS, seconds / 2)
         pause, works = _FIRST_PAUSE_SECONDS, True
         seen: Item | None = None
         claim: Item | None = None
@@ -226,23 +227,27 @@ class Policy:
             token, response = yield ask
         except Exception:
             if claimed and claim is not None:
-                yield from self._publish(store, claim, claim.claim(0), failed)
+                yield from self._publish(store, claim, claim.claim(0), last, failed)
             raise
         if works and response is not None and token.value != wanted.refused:
             new = Item(response, token.asked.wall, token.asked.wall + token.lease_seconds)
-            yield from self._publish(store, claim if claimed else seen, new, failed)
+            yield from self._publish(store, claim if claimed else seen, new, last, failed)
         elif claimed and claim is not None:
-            yield from self._publish(store, claim, claim.claim(0), failed)
+            yield from self._publish(store, claim, claim.claim(0), last, failed)
         return token, response
 
     def _publish(
-        self, store: Store, seen: Item | None, new: Item, failed: Callable[[StoreFailure], Any]
+        self, store: Store, seen: Item | None, new: Item, last: float, failed: Callable[[StoreFailure], Any]
     ) -> Generator[Callable[[], Any], Any, None]:
         for attempt in range(_PUBLISH_ATTEMPTS):
             try:
                 stored: Item | None = yield partial(store.swap, seen, new)
-            except StoreBusy:
-                return
+            except StoreBusy:  # by those who wait for this very item: without it all of them would go to Cerberus
+                pause = _MIN_PAUSE_SECONDS + self._random() * _FIRST_PAUSE_SECONDS * 2**attempt
+                if not new.response or self._clock() + pause >= last:
+                    return
+                yield partial(self._sleep, pause)
+                continue
             except StoreFailure as failure:
                 if isinstance(failure, StoreSlow) and attempt == 0:
                     continue

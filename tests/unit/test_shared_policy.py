@@ -334,6 +334,27 @@ def test_a_store_busy_for_a_moment_is_used(world: World) -> None:
     assert world.get_token() == "shared"
 
 
+def test_who_has_the_token_publishes_it_though_the_store_is_busy_for_a_moment(world: World) -> None:
+    answers = iter([StoreBusy("throttled"), StoreBusy("throttled"), None])
+    call = world._call
+
+    def busy(name: str) -> None:
+        call(name)
+        if name == "publish" and (error := next(answers)):
+            raise error
+
+    world._call = busy  # type: ignore[method-assign]
+    assert world.get_token() == "token-1"
+    assert world.calls == ["get", "claim", "ask", "publish", "sleep", "publish", "sleep", "publish"]
+    assert world.get_token() == "token-1"
+
+
+def test_who_has_no_time_left_does_not_wait_to_publish(world: World) -> None:
+    world.store_error["publish"] = StoreBusy("throttled")
+    assert world.get_token(seconds=ASK_SECONDS + 2 * CALL_SECONDS) == "token-1"
+    assert world.calls == ["get", "claim", "ask", "publish"]
+
+
 def test_an_authentication_that_fails_frees_the_claim(world: World) -> None:
     item = stored(world)
     world.error = CerberusUnavailable("it is down")
