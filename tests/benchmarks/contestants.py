@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from local_stack.runtime import ROOT, MissingPrerequisiteError, find_python
+from local_stack.stack import TABLE
 
 PROCESSES = Path(__file__).with_name("processes")
 LAYER = ROOT / "build" / "layer" / "python"
@@ -44,6 +45,11 @@ SIGNED = Contestant(
 BUNDLE = Contestant(
     "cerberus-auth, with AWS_CA_BUNDLE", "ours", (LAYER,), environment={"CERBERUS_AWS_CLIENT": "signed"}
 )
+SHARED = replace(
+    SIGNED,
+    name="cerberus-auth, found in the fleet's table",
+    environment={**SIGNED.environment, "CERBERUS_SHARED_CACHE_TABLE": TABLE},
+)
 SDK = Contestant("cerberus-auth, boto3 lane", "ours", (LAYER,), True, {"CERBERUS_AWS_CLIENT": "sdk"})
 STRAIGHT = Contestant("boto3 + requests", "straight", (LAYER,), True)
 POWERTOOLS_SECRET = Contestant("Powertools get_secret (Secrets Manager)", "powertools", (POWERTOOLS,), True)
@@ -60,7 +66,8 @@ def ours(bundle: Path, folder: Path) -> list[Contestant]:
     subprocess.run([sys.executable, ROOT / "layer" / "authorities.py", bundle, authorities], check=True)
     shutil.copytree(layer, plain, ignore=shutil.ignore_patterns("__pycache__"))
     without = replace(SIGNED, name="cerberus-auth, no byte-code", path=(plain,))
-    return [replace(SIGNED, path=(layer,)), without, BUNDLE, SDK]
+    shared = replace(SHARED, path=(layer,))
+    return [replace(SIGNED, path=(layer,)), without, shared, BUNDLE, SDK]
 
 
 def peers() -> list[Contestant]:

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 _LABELS, _BARS, _MARGIN = 300, 440, 90
 _BAR, _STEP, _TOP = 18, 34, 64
-_STYLE = """
+STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #24292f }
   .title { font-weight: 600; font-size: 15px } .small { font-size: 12px }
   .other { fill: #8c959f } .ours { fill: #0969da } .floor { fill: #57606a } .first { opacity: .45 } line { stroke: #d0d7de }
@@ -24,7 +24,7 @@ def bars(figures: dict[str, Any]) -> str:
     most = max(float(row["cpu_ms"]["secret"]) for _, row in rows)
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-labelledby="title">',
-        f'<title id="title">CPU from a cold start to a token</title><style>{_STYLE}</style>',
+        f'<title id="title">CPU from a cold start to a token</title><style>{STYLE}</style>',
         '<text class="title" x="8" y="22">CPU from a cold start to a token (paler: on to the first secret), ms</text>',
         f'<text class="small" x="8" y="42">{escape(_conditions(figures))}</text>',
         f'<line x1="{_LABELS}" y1="{_TOP - 10}" x2="{_LABELS}" y2="{height - 8}"/>',

@@ -17,7 +17,7 @@ from zipfile import ZipFile
 from local_stack.runtime import ROOT
 
 from . import measure
-from .contestants import BARE, FLOOR, HOP, POWERTOOLS_SECRET, SIGNED, STRAIGHT, Contestant, versions
+from .contestants import BARE, FLOOR, HOP, POWERTOOLS_SECRET, SHARED, SIGNED, STRAIGHT, Contestant, versions
 from .measure import Samples
 
 ARCHIVES = {"CerberusAuth": "cerberus-auth-layer.zip", "Powertools": "powertools-layer.zip"}
@@ -191,12 +191,14 @@ def aims(found: dict[str, Any]) -> list[Aim]:
             checked.append(_at_least(f"CPU to the token: less than {name}", cpu(name) / ours, 6, "times"))
         elif "2.5.4" in name or "caching" in name:
             checked.append(_at_least(f"CPU to the token: less than {name}", cpu(name) / ours, 3, "times"))
+    found_wall, asked_wall = (float(cold[each.name]["wall_ms"]["token"]) for each in (SHARED, SIGNED))
     token, powertools = warm["token()"], warm["get_secret(), cached"]
     hop = min(nanoseconds for what, nanoseconds in warm.items() if what.startswith(HOP.name))
     boto3 = memory(STRAIGHT.name)
     return [
         *checked,
         _at_most("CPU from the token to the first secret", cpu(SIGNED.name, "secret") - ours, 10, "ms"),
+        _at_most("wall to a token found in the table: more than asking Cerberus", found_wall - asked_wall, 0, "ms"),
         _at_most("import cerberus_auth", found["import_ms"]["wall"], 10, "ms"),
         _at_most("warm token()", token / 1000, 0.3, "µs"),
         _at_least("warm token(): less than Powertools' cached get", powertools / token, 10, "times"),

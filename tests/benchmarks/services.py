@@ -16,7 +16,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.test import Client
 
 from local_stack.http_server import Request, Response, Server
-from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack
+from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack, decrypt_statement, share_statement
 
 _HOP_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -42,6 +42,9 @@ class Services:
                 BENCH_HOP_URL=self._hop.url,
             )
             self._put_secret()
+            self._stack.create_table()
+            statements = [decrypt_statement(), share_statement(ROLE)]
+            self._stack.aws.put_role_policy(ROLE, {"Version": "2012-10-17", "Statement": statements})
             self._parts = parts.pop_all()
 
     def _put_secret(self) -> None:
