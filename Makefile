@@ -25,7 +25,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer build demo test check pytest test-all soak bench format lock clean
+.PHONY: help setup layer build demo test check pytest test-all soak bench simulate format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ soak: setup ## use the token 100,000 times while the service fails a tenth of it
 
 bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare with other ways to a token: times, memory, sizes
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks
+
+simulate: setup ## simulate fleets of up to a million containers
+	@PYTHONPATH=layer:tests $(BIN)/python -m simulation
 
 format: $(VENV)/.ready ## format the code, and mend what lint can mend
 	$(BIN)/ruff check --fix .

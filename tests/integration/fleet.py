@@ -9,15 +9,30 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import cerberus_auth
+from local_stack.stack import ROLE, TABLE, LocalStack, decrypt_statement, share_statement
 
+CERBERUS_SECONDS = 0.3
 MEMBER = Path(__file__).with_name("fleet_member.py")
 LAYER = Path(cerberus_auth.__file__).parents[1]
+
+
+@contextlib.contextmanager
+def sharing_stack() -> Iterator[tuple[LocalStack, dict[str, str]]]:
+    """A stack with a table, and the variables of a function that shares by it. Over plain HTTP, since hundreds of TLS
+    handshakes would be what is measured; Cerberus takes 0.3 s for each answer."""
+    with LocalStack(tls=False) as stack:
+        stack.create_table()
+        policy = {"Version": "2012-10-17", "Statement": [decrypt_statement(), share_statement(ROLE)]}
+        stack.aws.put_role_policy(ROLE, policy)
+        stack.cerberus.key_arn(ROLE, stack.region)  # so that every answer takes the same time
+        stack.cerberus.answer_after_seconds = CERBERUS_SECONDS
+        yield stack, stack.environment(ROLE, AWS_LAMBDA_FUNCTION_NAME="orders", CERBERUS_SHARED_CACHE_TABLE=TABLE)
 
 
 class Result(NamedTuple):

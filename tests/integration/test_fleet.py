@@ -8,22 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from integration.fleet import Fleet, Result
+from integration.fleet import Fleet, Result, sharing_stack
 from local_stack.http_server import Fault, Request
-from local_stack.stack import ROLE, TABLE, LocalStack, decrypt_statement, share_statement
-
-CERBERUS_SECONDS = 0.3
+from local_stack.stack import ROLE, TABLE, LocalStack
 
 
 @pytest.fixture
 def stack() -> Iterator[LocalStack]:
-    """With a table; over plain HTTP, since hundreds of TLS handshakes would be what is measured."""
-    with LocalStack(tls=False) as stack:
-        stack.create_table()
-        policy = {"Version": "2012-10-17", "Statement": [decrypt_statement(), share_statement(ROLE)]}
-        stack.aws.put_role_policy(ROLE, policy)
-        stack.cerberus.key_arn(ROLE, stack.region)  # so that every answer takes the same time
-        stack.cerberus.answer_after_seconds = CERBERUS_SECONDS
+    """One whose table can be shared by."""
+    with sharing_stack() as (stack, _):
         yield stack
 
 

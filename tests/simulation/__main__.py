@@ -1,0 +1,82 @@
+"""``make simulate``: fleets of up to a million containers. Writes ``results/``, and says whether the aims are met."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from integration.fleet import Fleet, sharing_stack
+
+from . import plot, report
+from .scenarios import Scenario, at_once, others, trend
+
+RESULTS = Path(__file__).with_name("results")
+MOST_AUTHENTICATIONS = 5  # of a role, in a region, for each lease
+
+
+def _simulate(scenarios: list[Scenario]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for scenario in scenarios:
+        begun = time.monotonic()
+        print(f"{scenario.name} ... ", end="", file=sys.stderr, flush=True)
+        found[scenario.name] = report.figures(scenario, scenario.run())
+        print(f"{time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def _measure(counts: list[int]) -> dict[str, Any]:
+    """Real processes, and the model of as many."""
+    found = {}
+    for count in counts:
+        print(f"{count} real processes ... ", end="", file=sys.stderr, flush=True)
+        with sharing_stack() as (stack, variables), Fleet(count, variables) as fleet:
+            failed = [result.error for result in fleet.release() if result.error]
+            if failed:
+                raise RuntimeError(f"{len(failed)} of {count} processes failed: {failed[0]}")
+            measured = stack.cerberus.authentications, stack.aws.count("kms", "Decrypt")
+        modelled = Scenario(str(count), at_once(count)).run()
+        found[str(count)] = {
+            "authentications": measured[0],
+            "model_authentications": modelled.authentications,
+            "decrypts": measured[1],
+            "model_decrypts": modelled.decrypts,
+        }
+        print("done", file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> int:
+    """Return the exit code: 0, or 1 if an aim is not met."""
+    parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
+    parser.add_argument("--most", type=int, default=1_000_000, help="containers of a burst (default: %(default)s)")
+    parser.add_argument("--no-processes", action="store_true", help="leave out the real ones")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (default: results/)")
+    given = parser.parse_args()
+    bursts = _simulate(trend(given.most))
+    found = bursts | _simulate(others())
+    measured = None if given.no_processes else _measure([10, 50, 200])
+    given.results.mkdir(exist_ok=True)
+    figures = {"simulated": found, "measured": measured}
+    (given.results / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (given.results / "table.md").write_text(report.table(found, measured))
+    (given.results / "trend.svg").write_text(plot.trend(bursts))
+    print(report.table(found, measured))
+    aims = {
+        f"{name}: {row['authentications']} authentications, at most {MOST_AUTHENTICATIONS}": row["authentications"]
+        <= MOST_AUTHENTICATIONS
+        for name, row in bursts.items()
+    }
+    for count, row in (measured or {}).items():
+        apart = abs(row["authentications"] - row["model_authentications"])
+        aims[f"{count} processes: {apart} authentications apart from the model, at most 2"] = apart <= 2
+    for aim, holds in aims.items():
+        print(f"{'holds' if holds else 'FAILS'}  {aim}")
+    return 0 if all(aims.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The simulated fleets, in small: the same code at the sizes that a test has time for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from cerberus_auth.shared_cache import WAIT_SECONDS
+from simulation import peers
+from simulation.model import Conditions, Fleet
+from simulation.scenarios import HOUR, MINUTE, Scenario, at_once, others, within
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "fleet", [at_once(10), at_once(200), at_once(2_000), within(MINUTE, 10), within(MINUTE, 2_000)]
+)
+def test_a_burst_authenticates_once(fleet: Fleet, seed: int) -> None:
+    outcome = Scenario("a burst", fleet).run(seed)
+    assert outcome.authentications <= 3
+    assert outcome.failures == 0
+    assert len(outcome.waits) == outcome.decrypts == len(fleet.arrivals)
+    assert outcome.wait(1) < WAIT_SECONDS + 2
+
+
+def test_a_fleet_renews_once_a_lease() -> None:
+    outcome = Scenario("a day's work", within(MINUTE, 500, life=8 * HOUR, gap=MINUTE)).run()
+    assert outcome.failures == 0
+    assert 8 <= outcome.authentications <= 12  # a lease is renewed between 0.8 and 1 of its usable life
+    apart = [later - earlier for earlier, later in zip(outcome.asked_at, outcome.asked_at[1:], strict=False)]
+    assert min(apart) >= 0.8 * (3600 - 60)
+
+
+def test_while_cerberus_is_down_the_table_serves() -> None:
+    down = Conditions(outage=(MINUTE, HOUR))
+    served = Scenario("sharing", within(45 * MINUTE, 500), down).run()
+    assert (served.authentications, served.failures) == (1, 0)
+    alone = Scenario("alone", within(45 * MINUTE, 500), replace(down, has_table=False)).run()
+    assert alone.failures > 450
+
+
+@pytest.mark.parametrize("step", ["ask", "publish"])
+def test_a_claimer_that_dies_holds_nobody_up_for_longer_than_its_claim(step: str) -> None:
+    dead: set[int] = set()
+
+    def dies(number: int, at: str) -> bool:
+        if at == step and not dead:
+            dead.add(number)
+        return number in dead
+
+    outcome = Scenario("a crash", at_once(100), Conditions(dies=dies)).run()
+    assert len(outcome.waits) == 99
+    assert outcome.authentications <= 3
+    assert 2 < outcome.wait(1) < WAIT_SECONDS + 2
+
+
+def test_a_table_that_is_down_costs_no_more_than_having_none() -> None:
+    for conditions in (Conditions(table_works=False), Conditions(has_table=False)):
+        outcome = Scenario("alone", within(MINUTE, 300), conditions).run()
+        assert (outcome.authentications, outcome.failures) == (300, 0)
+        assert outcome.wait(1) < 1
+
+
+def test_who_has_the_token_publishes_it_though_the_others_keep_the_table_busy() -> None:
+    outcome = Scenario("a herd", at_once(500), Conditions(reads_limit=200, writes_limit=15)).run()
+    assert outcome.throttled > 500
+    assert outcome.authentications <= 5
+    assert outcome.failures == 0
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    scenario = Scenario("a burst", at_once(100))
+    assert scenario.run(7) == scenario.run(7)
+    assert scenario.run(7).waits != scenario.run(8).waits
+
+
+def test_others_add_up() -> None:
+    fleet = Fleet([0.0, 0.2, 30.5], life=HOUR)
+    found = {peer.name: peers.calls(peer, fleet) for peer in peers.PEERS}
+    assert found["cerberus-python-client, at module scope"] == (6, 2)
+    assert found["aws-secretsmanager-caching"] == (12, 4)
+    assert found["Powertools get_secret"] == (39, 2)
+
+
+def test_every_scenario_has_a_name_of_its_own() -> None:
+    names = [scenario.name for scenario in others()]
+    assert len(set(names)) == len(names)
+
+
+def test_it_writes_what_readme_shows(tmp_path: Path) -> None:
+    code = (
+        "import sys, simulation.__main__ as main; main.others = lambda: []; "
+        f"sys.argv = ['simulation', '--most', '100', '--no-processes', '--results', {str(tmp_path)!r}]; sys.exit(main.main())"
+    )
+    path = f"{TESTS}:{TESTS.parent / 'layer'}"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    table = (tmp_path / "table.md").read_text()
+    assert table in ended.stdout
+    assert "| 100 in a minute | 1 |" in table
+    drawn = " ".join(ElementTree.parse(tmp_path / "trend.svg").getroot().itertext())  # noqa: S314  (our own)
+    assert "one for each container: 100" in drawn
