@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from urllib.parse import quote
 
 from . import errors
@@ -13,17 +12,46 @@ from .clock import Deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypedDict, Unpack
 
     from .auth import LambdaContext
+    from .secret_cache import SecretCache
     from .transport import Response
 
-_MAX_CACHED = 256  # secrets kept for max_age
+    class Options(TypedDict, total=False):
+        """What every method of ``CerberusClient`` takes by keyword."""
+
+        max_age: float | None
+        stale: float
+        fresh: bool
+        timeout: float | None
+        context: LambdaContext | None
+
+
+_MAX_BELOW = 1000  # secrets read in one call
 
 
 class CerberusClient:
     """Reads from Cerberus as the function's execution role. Safe to share between threads; make one at module scope.
+
+    Every method takes these by keyword, all of them optional:
+
+    ``max_age``
+        Seconds: an answer read at most so long ago will do. By default, each call reads. Threads that come for the same
+        share one reading.
+    ``stale``
+        Seconds beyond ``max_age``, for which an answer serves on while Cerberus is out of reach; each time that is logged.
+    ``fresh``
+        Read, whatever ``max_age`` says; the answer is kept for later calls.
+    ``timeout``
+        Seconds for all of it; ``CERBERUS_TIMEOUT`` by default.
+    ``context``
+        The handler's: also no longer than the invocation lasts, less 0.3 s to answer in.
+
+    And each raises ``SecretNotFound``, ``AccessDenied``, ``TokenRefused``, ``CerberusUnavailable``, ``InvalidResponse``,
+    ``DeadlineExceeded``, ``ConfigurationError`` for a path that is none, and whatever authenticating raises: see README,
+    "Errors and what to do".
 
     Parameters
     ----------
@@ -33,86 +61,111 @@ class CerberusClient:
 
     def __init__(self, auth: CerberusAuth | None = None) -> None:
         self._auth = auth or CerberusAuth()
-        self._cached: MutableMapping[str, tuple[float, float, dict[str, Any]]] | None = None
+        self._cache: SecretCache | None = None
         self._lock = threading.Lock()
 
-    def read(
+    def read(self, path: str, **options: Unpack[Options]) -> dict[str, Any]:
+        """The keys and values stored under a path such as ``app/orders/db``."""
+        path = _checked(path)
+        data: dict[str, Any] = self._get(path, lambda deadline: self._data(path, "", deadline), **options)
+        return data
+
+    def read_version(self, path: str, version: str, **options: Unpack[Options]) -> dict[str, Any]:
+        """The same as it was in a version, by its ID, as Cerberus' dashboard shows them."""
+        path, query = _checked(path), f"?versionId={quote(version, safe='')}"
+        data: dict[str, Any] = self._get(path + query, lambda deadline: self._data(path, query, deadline), **options)
+        return data
+
+    def read_file(self, path: str, **options: Unpack[Options]) -> bytes:
+        """The content of a secure file, of at most a MiB."""
+        path = _checked(path)
+        url = f"{self._auth.settings.url}/v1/secure-file/{quote(path)}"
+        content: bytes = self._get(f"file {path}", lambda deadline: self._answer(url, path, deadline).body, **options)
+        return content
+
+    def read_all(self, path: str, **options: Unpack[Options]) -> dict[str, dict[str, Any]]:
+        """All that is stored below a path, such as the safe deposit box ``app/orders``: keys and values by the rest of
+        their paths (``db``, ``queue/primary``). It takes a request for each, and one for each level."""
+        path = _checked(path)
+        found: dict[str, dict[str, Any]] = self._get(
+            f"all {path}", lambda deadline: self._below(path, deadline), **options
+        )
+        return found
+
+    def list(self, path: str, **options: Unpack[Options]) -> list[str]:
+        """The names under a path; those that end in ``/`` hold more."""
+        path = _checked(path)
+        keys: list[str] = self._get(f"list {path}", lambda deadline: self._names(path, deadline), **options)
+        return keys
+
+    def _get(
         self,
-        path: str,
+        name: str,
+        read: Callable[[Deadline], Any],
         *,
         max_age: float | None = None,
+        stale: float = 0,
         fresh: bool = False,
         timeout: float | None = None,
         context: LambdaContext | None = None,
-    ) -> dict[str, Any]:
-        """The keys and values stored under a path such as ``app/orders/db``.
+    ) -> Any:
+        seconds = seconds_left(timeout, context)
+        limit = self._auth.settings.timeout
+        deadline = Deadline(limit if seconds is None else min(seconds, limit))
+        if max_age is None and not fresh:
+            return errors.shielded(lambda: read(deadline))
+        get = self._secrets().get
+        return errors.shielded(lambda: get(name, read, deadline, max_age=max_age or 0, stale=stale, fresh=fresh))
 
-        Parameters
-        ----------
-        max_age
-            Seconds: an answer read at most so long ago will do. By default, each call reads.
-        fresh
-            Read, whatever ``max_age`` says; the answer is kept for later calls.
-        timeout
-            Seconds for all of it; ``CERBERUS_TIMEOUT`` by default.
-        context
-            The handler's: also no longer than the invocation lasts, less 0.3 s to answer in.
+    def _secrets(self) -> SecretCache:
+        from .secret_cache import SecretCache  # not before somebody caches: its import is not free
 
-        Raises
-        ------
-        SecretNotFound, AccessDenied, TokenRefused, CerberusUnavailable, InvalidResponse, DeadlineExceeded
-            And whatever authenticating raises: see README, "Errors and what to do".
-        """
-        path = _checked(path)
-        if max_age is not None and not fresh:
-            with self._lock:
-                read_at, read_at_wall, data = (self._cached or {}).get(path, (0.0, 0.0, None))
-            # By both clocks: a frozen container stops the monotonic one, and the wall clock can be set back.
-            if data is not None and max(time.monotonic() - read_at, time.time() - read_at_wall) < max_age:
-                return dict(data)
-        now = time.monotonic(), time.time()
-        data = self._data(path, "", seconds_left(timeout, context))
-        if max_age is not None or fresh:
-            from cachetools import LRUCache  # not before somebody caches: its import is not free
+        with self._lock:
+            if self._cache is None:
+                self._cache = SecretCache()
+            return self._cache
 
-            with self._lock:
-                if self._cached is None:
-                    self._cached = LRUCache(_MAX_CACHED)
-                self._cached[path] = (*now, data)
-        return dict(data)
+    def _data(self, path: str, query: str, deadline: Deadline) -> dict[str, Any]:
+        url = f"{self._auth.settings.url}/v1/secret/{quote(path)}{query}"
+        data = (self._answer(url, path, deadline).json_object() or {}).get("data")
+        if isinstance(data, dict):
+            return data
+        raise errors.InvalidResponse(f"Cerberus answers {path!r} with something that is no secret: see CERBERUS_URL")
 
-    def list(self, path: str, *, timeout: float | None = None, context: LambdaContext | None = None) -> list[str]:
-        """The names under a path; those that end in ``/`` hold more. ``timeout`` and ``context`` as in ``read``.
-
-        Raises
-        ------
-        SecretNotFound, AccessDenied, TokenRefused, CerberusUnavailable, InvalidResponse, DeadlineExceeded
-            And whatever authenticating raises.
-        """
-        keys = self._data(_checked(path), "?list=true", seconds_left(timeout, context)).get("keys")
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise errors.InvalidResponse(f"Cerberus answers the list of {path!r} without keys")
+    def _names(self, path: str, deadline: Deadline) -> Sequence[str]:
+        keys = self._data(path, "?list=true", deadline).get("keys")
+        if not isinstance(keys, list) or not all(
+            isinstance(key, str) and _is_name(key.removesuffix("/")) for key in keys
+        ):
+            raise errors.InvalidResponse(
+                f"Cerberus answers the list of {path!r} with something that is no list of names"
+            )
         return keys
 
-    def _data(self, path: str, query: str, timeout: float | None) -> dict[str, Any]:
-        limit = self._auth.settings.timeout
-        deadline = Deadline(limit if timeout is None else min(timeout, limit))
-        return errors.shielded(lambda: self._get(path, query, deadline))
+    def _below(self, path: str, deadline: Deadline) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        levels = [""]
+        while levels:
+            level = levels.pop()
+            for name in self._names(f"{path}/{level}".rstrip("/"), deadline):
+                if len(found) + len(levels) >= _MAX_BELOW:
+                    raise errors.InvalidResponse(
+                        f"more than {_MAX_BELOW} secrets below {path!r}: read them by their paths"
+                    )
+                if name.endswith("/"):
+                    levels.append(level + name)
+                else:
+                    found[level + name] = self._data(f"{path}/{level}{name}", "", deadline)
+        return found
 
-    def _get(self, path: str, query: str, deadline: Deadline) -> dict[str, Any]:
-        url = f"{self._auth.settings.url}/v1/secret/{quote(path)}{query}"
+    def _answer(self, url: str, path: str, deadline: Deadline) -> Response:
         token, response = self._send(url, deadline)
         for _ in range(self._auth.renewals):
             if response.status == 401:
                 self._auth.renewed(token, deadline.remaining())
                 token, response = self._send(url, deadline)
         if response.status == 200:
-            data = (response.json_object() or {}).get("data")
-            if isinstance(data, dict):
-                return data
-            raise errors.InvalidResponse(
-                f"Cerberus answers {path!r} with something that is no secret: see CERBERUS_URL"
-            )
+            return response
         if response.status == 401:
             raise self._auth.refused_again(token)
         raise _refusal(response.status, path)
@@ -153,6 +206,10 @@ def _checked(path: str) -> str:
     """
     stripped = path.strip("/")
     parts = stripped.split("/")
-    if len(parts) < 2 or not all(part and part not in (".", "..") and part.isprintable() for part in parts):
+    if len(parts) < 2 or not all(map(_is_name, parts)):
         raise errors.ConfigurationError(f"not a path of a secret, category/box/path: {path[:100]!r}")
     return stripped
+
+
+def _is_name(part: str) -> bool:
+    return bool(part) and part not in (".", "..") and "/" not in part and part.isprintable()
