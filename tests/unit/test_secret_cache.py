@@ -26,10 +26,14 @@ def test_a_slow_reading_does_not_take_the_place_of_a_later_one() -> None:
 
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
-    cache, read = SecretCache(), []
+    cache, read = SecretCache(), list[str]()
 
     def value(name: str) -> str:
-        return str(cache.get(name, lambda deadline: read.append(name) or name, Deadline(5), max_age=60))
+        def reading(deadline: Deadline) -> str:
+            read.append(name)
+            return name
+
+        return str(cache.get(name, reading, Deadline(5), max_age=60))
 
     for number in range(300):
         assert value(str(number)) == str(number)
