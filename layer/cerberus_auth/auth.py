@@ -7,20 +7,22 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from functools import partial
 from urllib.parse import urljoin, urlsplit
 
 from . import extension
+from .authentication import Authentication
 from .aws import connect
 from .cache import Held, TokenCache
 from .cerberus import CLIENT_HEADERS
 from .clock import Deadline
-from .errors import CerberusError, ConfigurationError, TokenRefused, shielded
+from .errors import CerberusError, ConfigurationError, RenewedElsewhere, TokenRefused, shielded
 from .kms_auth import KmsAuth, OlderKmsAuth
 from .sequence import Sequence
 from .settings import Settings
 from .sts_auth import StsAuth
-from .token import ANY
+from .token import ANY, Asked
 from .transport import Transport
 
 TYPE_CHECKING = False
@@ -45,6 +47,7 @@ _logger = logging.getLogger("cerberus_auth")
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _MAX_SHARED = 32
+_KEPT_AUTHENTICATIONS = 16
 _ANSWER_SECONDS = 0.3  # of an invocation's remaining time, left to the handler to answer in
 
 
@@ -157,6 +160,11 @@ class CerberusAuth:
             raise CerberusError(f"Cerberus does not revoke the token ({response.status}); it ends with its lease")
 
     @property
+    def authentications(self) -> tuple[Authentication, ...]:
+        """The last ones of these settings, at most 16, oldest first: what they came to and what their time went into."""
+        return tuple(self._shared.authentications)
+
+    @property
     def renewals(self) -> int:
         """How many new tokens a refused one is worth: one; where tokens are shared two, as the first may be shared too."""
         return 2 if self.settings.shares else 1
@@ -250,6 +258,7 @@ class _Shared:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.transport = Transport(settings)
+        self.authentications: deque[Authentication] = deque(maxlen=_KEPT_AUTHENTICATIONS)
         self.cache = TokenCache(self.authenticate, timeout=settings.timeout, margin=settings.expiry_margin)
         self._aws: Aws | None = None
         self._sequence: Sequence | None = None
@@ -297,7 +306,22 @@ class _Shared:
 
     def authenticate(self, deadline: Deadline, wanted: Wanted = ANY) -> Token:
         """What the cache calls for a new token."""
-        token = self.load().authenticate(deadline, wanted)
+        since, passed = Asked(), len(deadline.steps)
+
+        def note(token: Token | None, error: CerberusError | None = None) -> None:
+            number = self.authentications[-1].number + 1 if self.authentications else 1
+            seconds, steps = time.monotonic() - since.monotonic, deadline.steps[passed:]
+            done = Authentication(number, since.wall, seconds, steps, wanted.since > 0, token, error)
+            self.authentications.append(done)
+
+        try:
+            token = self.load().authenticate(deadline, wanted)
+        except RenewedElsewhere:
+            raise
+        except CerberusError as error:
+            note(None, error)
+            raise
+        note(token)
         principal = token.principal or "the execution role"
         _logger.info("authenticated to Cerberus as %s in %s, for %s s", principal, token.region, token.lease_seconds)
         return token

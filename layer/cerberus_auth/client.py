@@ -66,19 +66,19 @@ class CerberusClient:
 
     def read(self, path: str, **options: Unpack[Options]) -> dict[str, Any]:
         """The keys and values stored under a path such as ``app/orders/db``."""
-        path = _checked(path)
+        path = checked(path)
         data: dict[str, Any] = self._get(path, lambda deadline: self._data(path, "", deadline), **options)
         return data
 
     def read_version(self, path: str, version: str, **options: Unpack[Options]) -> dict[str, Any]:
         """The same as it was in a version, by its ID, as Cerberus' dashboard shows them."""
-        path, query = _checked(path), f"?versionId={quote(version, safe='')}"
+        path, query = checked(path), f"?versionId={quote(version, safe='')}"
         data: dict[str, Any] = self._get(path + query, lambda deadline: self._data(path, query, deadline), **options)
         return data
 
     def read_file(self, path: str, **options: Unpack[Options]) -> bytes:
         """The content of a secure file, of at most a MiB."""
-        path = _checked(path)
+        path = checked(path)
         url = f"{self._auth.settings.url}/v1/secure-file/{quote(path)}"
         content: bytes = self._get(f"file {path}", lambda deadline: self._answer(url, path, deadline).body, **options)
         return content
@@ -86,7 +86,7 @@ class CerberusClient:
     def read_all(self, path: str, **options: Unpack[Options]) -> dict[str, dict[str, Any]]:
         """All that is stored below a path, such as the safe deposit box ``app/orders``: keys and values by the rest of
         their paths (``db``, ``queue/primary``). It takes a request for each, and one for each level."""
-        path = _checked(path)
+        path = checked(path)
         found: dict[str, dict[str, Any]] = self._get(
             f"all {path}", lambda deadline: self._below(path, deadline), **options
         )
@@ -94,9 +94,13 @@ class CerberusClient:
 
     def list(self, path: str, **options: Unpack[Options]) -> list[str]:
         """The names under a path; those that end in ``/`` hold more."""
-        path = _checked(path)
+        path = checked(path)
         keys: list[str] = self._get(f"list {path}", lambda deadline: self._names(path, deadline), **options)
         return keys
+
+    def within(self, context: LambdaContext) -> CerberusClient:
+        """The same client, each of whose calls waits no longer than this invocation lasts, less 0.3 s to answer in."""
+        return _Within(self, context)
 
     def _get(
         self,
@@ -186,6 +190,19 @@ class CerberusClient:
         return f"<CerberusClient for {self._auth.settings.url}>"
 
 
+class _Within(CerberusClient):
+    """A client for one invocation; what it keeps is kept by the client it was made of."""
+
+    def __init__(self, client: CerberusClient, context: LambdaContext) -> None:
+        self._auth = client._auth
+        self._secrets = client._secrets  # type: ignore[method-assign]
+        self._context = context
+
+    def _get(self, name: str, read: Callable[[Deadline], Any], **options: Unpack[Options]) -> Any:
+        options.setdefault("context", self._context)
+        return super()._get(name, read, **options)
+
+
 def _refusal(status: int, path: str) -> errors.CerberusError:
     if status == 403:
         return errors.AccessDenied(
@@ -196,7 +213,7 @@ def _refusal(status: int, path: str) -> errors.CerberusError:
     return errors.InvalidResponse(f"Cerberus answers {status} to a read of {path!r}: see CERBERUS_URL")
 
 
-def _checked(path: str) -> str:
+def checked(path: str) -> str:
     """A path without slashes at its ends.
 
     Raises

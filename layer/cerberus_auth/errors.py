@@ -6,11 +6,9 @@ answer, which could echo one: services are quoted by their error codes only.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from typing import Self, TypeVar
 
     T = TypeVar("T")
@@ -114,16 +112,6 @@ class AuthenticationFailed(CerberusError):
     def __str__(self) -> str:
         lines = "".join(f"\n  {number}. {attempt}" for number, attempt in enumerate(self.attempts, 1))
         return f"no way of authenticating to Cerberus worked; tried:{lines}"
-
-
-@contextmanager
-def step(name: str) -> Iterator[None]:
-    """Name the step that an error came from, unless a step within it has."""
-    try:
-        yield
-    except CerberusError as error:
-        error.step = error.step or name
-        raise
 
 
 def shielded(call: Callable[[], T]) -> T:

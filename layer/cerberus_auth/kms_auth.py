@@ -57,17 +57,17 @@ class KmsAuth:
         RenewedElsewhere
             As wanted early, and another container is renewing.
         """
-        with errors.step("credentials"):  # first: without them Cerberus would be asked in vain
+        with deadline.step("credentials"):  # first: without them Cerberus would be asked in vain
             self._aws.credentials(region, deadline)
 
         def ask() -> tuple[Decrypted, Asked, str]:
             asked = token.Asked()
-            with errors.step("auth request"):
+            with deadline.step("auth request"):
                 auth_data = self._ask(principal, region, deadline, last)
             return self._decrypt(auth_data, region, deadline, last), asked, auth_data
 
         def read(decrypted: Decrypted, asked: Asked) -> Token:
-            with errors.step("kms:Decrypt"):
+            with deadline.step("kms:Decrypt"):
                 return token.parse(decrypted.plaintext, asked, principal, region, "the decrypted auth response")
 
         def ask_to_share() -> tuple[Token, str | None]:
@@ -112,7 +112,7 @@ class KmsAuth:
         return auth_data
 
     def _decrypt(self, auth_data: str, region: str, deadline: Deadline, last: bool) -> Decrypted:
-        with errors.step("kms:Decrypt"):
+        with deadline.step("kms:Decrypt"):
             try:
                 decrypted = self._aws.decrypt(auth_data, region, deadline, repeat_timeouts=last)
             except AwsRefusal as refusal:

@@ -62,7 +62,8 @@ def candidates(settings: Settings, aws: Aws, deadline: Deadline, failed: list[At
     region = settings.aws_region
     found = ""
     try:
-        found = role_arn(aws.caller_identity(region, deadline))
+        with deadline.step("sts:GetCallerIdentity"):
+            found = role_arn(aws.caller_identity(region, deadline))
     except DeadlineExceeded:
         raise
     except AwsRefusal as refusal:
@@ -74,7 +75,8 @@ def candidates(settings: Settings, aws: Aws, deadline: Deadline, failed: list[At
     if not settings.function_name:
         return
     try:
-        exact = aws.function_role(settings.function_name, region, deadline)
+        with deadline.step("lambda:GetFunctionConfiguration"):
+            exact = aws.function_role(settings.function_name, region, deadline)
     except DeadlineExceeded:
         raise
     except AwsRefusal as refusal:

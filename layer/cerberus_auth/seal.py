@@ -45,7 +45,8 @@ class Seal:
         }  # KMS takes no more than 4,096 bytes
         needed["metadata"] = {"aws_iam_principal_arn": self._principal}
         try:
-            return self._aws.seal(json.dumps(needed).encode(), self._key_arn, self._context, self._limit())
+            with self._deadline.step("shared cache"):
+                return self._aws.seal(json.dumps(needed).encode(), self._key_arn, self._context, self._limit())
         except AwsRefusal as refusal:
             _logger.warning("the token is not shared: %s refuses to seal it (%s)", refusal.service, refusal.code)
         except CerberusError as error:
@@ -64,7 +65,8 @@ class Seal:
         """
         try:
             a2b_base64(sealed, strict_mode=True)
-            document = self._aws.unseal(sealed, self._key_arn, self._context, self._limit())
+            with self._deadline.step("shared cache"):
+                document = self._aws.unseal(sealed, self._key_arn, self._context, self._limit())
         except ValueError:
             raise InvalidResponse("it is not base64") from None
         except AwsRefusal as refusal:

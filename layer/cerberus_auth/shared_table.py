@@ -57,7 +57,8 @@ class TableStore:
         # Of a caller who has little time, no more than half.
         deadline = Deadline(min(_CALL_SECONDS, self._deadline.remaining() / 2))
         try:
-            return self._aws.item(action, request, deadline)
+            with self._deadline.step("shared cache"):
+                return self._aws.item(action, request, deadline)
         except AwsRefusal as refusal:
             if refusal.code == "ConditionalCheckFailedException":
                 raise _Beaten(refusal.item) from None

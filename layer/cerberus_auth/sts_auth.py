@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import errors, token
+from . import token
 from .aws import host
 from .aws.sigv4 import sign
 from .cerberus import CLIENT_HEADERS, auth_refusal, transient
@@ -44,13 +44,13 @@ class StsAuth:
             As wanted early, and another container is renewing.
         """
 
-        def read(document: bytes, asked: Asked) -> Token:
-            with errors.step("auth request"):
+        def read(document: bytes, asked: Asked, step: str = "auth request") -> Token:
+            with deadline.step(step):
                 return token.parse(document, asked, principal, region, "the answer of Cerberus")
 
         def ask() -> tuple[bytes, Asked]:
             asked = token.Asked()
-            with errors.step("auth request"):
+            with deadline.step("auth request"):
                 return self._ask(region, deadline, last), asked
 
         signer = self._signer()
@@ -66,7 +66,7 @@ class StsAuth:
             return given, seal.close(document)
 
         def open_shared(sealed: str, asked: Asked) -> Token:
-            return read(seal.open(sealed), asked)
+            return read(seal.open(sealed), asked, "shared cache")
 
         return self._shared.token("sts", signer, region, deadline, wanted, open_shared, ask_to_share)
 

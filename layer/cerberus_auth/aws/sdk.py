@@ -138,7 +138,7 @@ class SdkAws:
             keys = (_of(str, given, name) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
             return Credentials(*keys), given["Expiration"].timestamp()
 
-        with assuming(role_arn):
+        with assuming(role_arn, deadline):
             return self._call("sts", region, deadline, ask, own=True)
 
     def _call(

@@ -161,7 +161,7 @@ class SignedAws:
             "RoleArn": role_arn,
             "RoleSessionName": ROLE_SESSION_NAME,
         }
-        with assuming(role_arn):
+        with assuming(role_arn, deadline):
             answer = self._call("sts", "POST", "/", region, _FORM, urlencode(fields).encode(), deadline, own=True)
             try:
                 given = answer["AssumeRoleResponse"]["AssumeRoleResult"]["Credentials"]

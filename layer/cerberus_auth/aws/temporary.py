@@ -48,7 +48,7 @@ class Temporary:
 
 
 @contextmanager
-def assuming(role_arn: str) -> Iterator[None]:
+def assuming(role_arn: str, deadline: Deadline) -> Iterator[None]:
     """Around sts:AssumeRole: errors tell of that step, and a refusal tells of the two policies it needs.
 
     Raises
@@ -56,7 +56,7 @@ def assuming(role_arn: str) -> Iterator[None]:
     ConfigurationError
         STS refuses.
     """
-    with errors.step("sts:AssumeRole"):
+    with deadline.step("sts:AssumeRole"):
         try:
             yield
         except AwsRefusal as refusal:

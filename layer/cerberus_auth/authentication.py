@@ -1,0 +1,66 @@
+"""What an authentication came to: for metrics, traces and the doctor. Holds no secret."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .clock import Step
+    from .errors import CerberusError
+    from .token import Token
+
+
+class Authentication:
+    """One authentication of this process, ended.
+
+    Attributes
+    ----------
+    number
+        The first of these settings is 1.
+    began
+        Seconds since the epoch.
+    seconds
+        That it took.
+    steps
+        Its parts, in the order in which they ended.
+    renewal
+        Whether there was a token before.
+    principal, region
+        Of the token; empty where it failed, and the principal also where STS was not told who signs.
+    error
+        What it failed with; None where there is a token.
+    """
+
+    __slots__ = ("began", "error", "number", "principal", "region", "renewal", "seconds", "steps")
+
+    def __init__(
+        self,
+        number: int,
+        began: float,
+        seconds: float,
+        steps: Iterable[Step],
+        renewal: bool,
+        token: Token | None,
+        error: CerberusError | None,
+    ) -> None:
+        self.number = number
+        self.began = began
+        self.seconds = seconds
+        self.steps = tuple(steps)
+        self.renewal = renewal
+        self.principal = token.principal if token else ""
+        self.region = token.region if token else ""
+        self.error: CerberusError | None = None
+        if error is not None:
+            self.error = error.fresh()
+            self.error.step = error.step
+
+    @property
+    def shared(self) -> bool:
+        """Whether the token came from those who share, and Cerberus was not asked."""
+        return self.error is None and not any(step.name == "auth request" for step in self.steps)
+
+    def __repr__(self) -> str:
+        outcome = type(self.error).__name__ if self.error else f"{self.principal} in {self.region}"
+        return f"<Authentication {self.number}: {outcome}, {self.seconds:.3f} s>"
