@@ -51,10 +51,7 @@ class Authentication:
         self.renewal = renewal
         self.principal = token.principal if token else ""
         self.region = token.region if token else ""
-        self.error: CerberusError | None = None
-        if error is not None:
-            self.error = error.fresh()
-            self.error.step = error.step
+        self.error = error.fresh() if error else None
 
     @property
     def shared(self) -> bool:

@@ -21,7 +21,9 @@ class CerberusError(Exception):
 
     def fresh(self) -> Self:
         """An equal error without traceback, cause or context, for another caller to raise."""
-        return type(self)(*self.args)
+        error = type(self)(*self.args)
+        error.step = self.step
+        return error
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.args == self.args

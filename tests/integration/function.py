@@ -132,11 +132,24 @@ class Function:
         """The calls of kms:Decrypt so far; the stand-in makes none."""
         return self.stack.aws.count("kms", "Decrypt")
 
+    @property
+    def secrets(self) -> set[str]:
+        """All that must not show anywhere: the credentials, and what has passed over the wire."""
+        return {
+            each
+            for each in self._credentials | self.cerberus.secrets | self.aws.secrets
+            if len(each) >= SHORTEST_SECRET
+        }
+
+    def secrets_in(self, text: str) -> int:
+        """How many of them show there."""
+        return sum(secret in text for secret in self.secrets)
+
     def failure(self, call: Callable[[], object]) -> CerberusError:
         """The error that the call raises, which is clean of all that has passed over the wire."""
         with pytest.raises(CerberusError) as caught:
             call()
-        assert_clean(caught.value, self._credentials | self.cerberus.secrets | self.aws.secrets)
+        assert_clean(caught.value, self.secrets)
         return caught.value
 
     def __enter__(self) -> Self:
@@ -159,11 +172,10 @@ def assert_clean(error: CerberusError, secrets: Iterable[str]) -> None:
             where = frame.f_code.co_qualname
             texts += [f"{where}: {name} = {_repr(value)}" for name, value in frame.f_locals.items()]
     for secret in secrets:
-        if len(secret) >= SHORTEST_SECRET:
-            for text in texts:
-                # Not `assert … not in …`, which would print the secret's neighbours, but which place it is.
-                if secret in text or repr(secret)[1:-1] in text:
-                    pytest.fail(f"a secret shows in {text!r}")
+        for text in texts if len(secret) >= SHORTEST_SECRET else ():
+            # Not `assert … not in …`, which would print the secret's neighbours, but which place it is.
+            if secret in text or repr(secret)[1:-1] in text:
+                pytest.fail(f"a secret shows in {text!r}")
     if isinstance(error, AuthenticationFailed):
         for attempt in error.attempts:
             assert attempt.error.__traceback__ is None

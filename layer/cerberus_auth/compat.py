@@ -1,0 +1,180 @@
+"""The reading part of Nike's Python client, for code that moves over by changing an import.
+
+What was ``from cerberus.client import CerberusClient`` becomes ``from cerberus_auth.compat import CerberusClient``: the same
+calls and answers. The token is the process' one, renewed as everywhere in this package; no instance sees another's; and nothing
+is printed. Errors are this package's own.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from . import client
+from .auth import CerberusAuth
+from .errors import CerberusError, ConfigurationError, InvalidResponse
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from requests.structures import CaseInsensitiveDict
+
+    from .transport import Response
+
+CerberusClientException = CerberusError
+"""What Nike's client raises, by its name there."""
+
+_PAGE = 100
+
+
+class CerberusClient(client.CerberusClient):
+    """Nike's ``cerberus.client.CerberusClient``, for reading. It also has the methods of this package's own client.
+
+    Like Nike's since 2.0 it authenticates by STS, unless ``CERBERUS_AUTH_METHOD`` is set; all other settings are those of the
+    environment too.
+
+    Parameters
+    ----------
+    cerberus_url
+        In place of ``CERBERUS_URL``.
+    region
+        In place of ``CERBERUS_REGION``. Nike's is us-west-2 by default; here it is the function's own.
+    token
+        Use this token and never authenticate.
+    verbose
+        Has no effect: see the log of ``cerberus_auth``.
+    username, password, aws_session
+        Not taken: a function is its execution role.
+
+    Raises
+    ------
+    ConfigurationError
+        Names every problem of the settings at once.
+    """
+
+    def __init__(
+        self,
+        cerberus_url: str,
+        username: str | None = None,
+        password: str | None = None,
+        region: str | None = None,
+        token: str | None = None,
+        aws_session: object = None,
+        verbose: bool | None = None,
+    ) -> None:
+        if username or password or aws_session is not None:
+            raise ConfigurationError(
+                "cerberus_auth authenticates as the execution role: no username, password or aws_session. A role to assume "
+                "goes into CERBERUS_ASSUME_ROLE_ARN, a profile into AWS_PROFILE"
+            )
+        given = {"CERBERUS_URL": cerberus_url.rstrip("/"), "CERBERUS_REGION": region, "CERBERUS_TOKEN": token}
+        environment = {"CERBERUS_AUTH_METHOD": "sts", **os.environ}
+        settings = Settings.from_env(environment | {name: value for name, value in given.items() if value})
+        super().__init__(CerberusAuth(settings))
+        self.cerberus_url = settings.url
+        self.region = settings.region
+
+    @property
+    def token(self) -> str:
+        """The token of this moment. Nike's is that of the start."""
+        return self._auth.token()
+
+    def get_token(self) -> str:
+        """The token of this moment."""
+        return self._auth.token()
+
+    def get_secrets_data(self, secure_data_path: str, version: str | None = None) -> dict[str, Any]:
+        """The keys and values stored under a path."""
+        data: dict[str, Any] = self._secret(secure_data_path, version)["data"]
+        return data
+
+    def get_secrets(self, secure_data_path: str, version: str | None = None) -> dict[str, Any]:
+        """Deprecated there: the service's whole answer, of which ``data`` holds the secret."""
+        _deprecated("get_secrets")
+        return self._secret(secure_data_path, version)
+
+    def get_secret(self, secure_data_path: str, key: str, version: str | None = None) -> Any:
+        """Deprecated there: one value.
+
+        Raises
+        ------
+        CerberusError
+            The secret has no such key; and whatever reading it raises.
+        """
+        _deprecated("get_secret")
+        data = self._secret(secure_data_path, version)["data"]
+        if key not in data:
+            raise CerberusError(f"the secret {secure_data_path!r} has no key {key!r}")
+        return data[key]
+
+    def list_secrets(self, secure_data_path: str) -> dict[str, Any]:
+        """The service's whole answer, of which ``["data"]["keys"]`` are the names under a path."""
+        return self._object("secret", secure_data_path, list="true")
+
+    def get_secret_versions(
+        self, secure_data_path: str, limit: int | None = None, offset: int | None = None
+    ) -> dict[str, Any]:
+        """A page of what is known of a secret's versions, newest first, in ``secure_data_version_summaries``."""
+        return self._object("secret-versions", secure_data_path, **_page(limit, offset))
+
+    def get_file_versions(
+        self, secure_data_path: str, limit: int | None = None, offset: int | None = None
+    ) -> dict[str, Any]:
+        """The same of a file."""
+        return self.get_secret_versions(secure_data_path, limit, offset)
+
+    def list_files(self, secure_data_path: str, limit: int | None = None, offset: int | None = None) -> dict[str, Any]:
+        """A page of what is known of the files under a path, in ``secure_file_summaries``."""
+        return self._object("secure-files", secure_data_path, slash="/", **_page(limit, offset))
+
+    def get_file_data(self, secure_data_path: str, version: str | None = None) -> bytes:
+        """The content of a file, of at most a MiB."""
+        return self._fetch("secure-file", secure_data_path, versionId=version or "CURRENT").body
+
+    def get_file(self, secure_data_path: str, version: str | None = None) -> CaseInsensitiveDict[Any]:
+        """The headers that a file came with, its name as ``filename`` and its content as ``data``."""
+        from requests.structures import CaseInsensitiveDict
+
+        response = self._fetch("secure-file", secure_data_path, versionId=version or "CURRENT")
+        found: CaseInsensitiveDict[Any] = CaseInsensitiveDict(response.headers.items())
+        found["filename"] = response.headers.get("Content-Disposition", "").partition("=")[2].replace('"', "")
+        found["data"] = response.body
+        return found
+
+    def _get_all_secret_version_ids(self, secure_data_path: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        page: dict[str, Any] = {"has_next": True, "next_offset": 0}
+        while page["has_next"]:
+            page = self.get_secret_versions(secure_data_path, limit, page["next_offset"])
+            yield from page["secure_data_version_summaries"]
+
+    def _secret(self, path: str, version: str | None) -> dict[str, Any]:
+        found = self._object("secret", path, versionId=version or "CURRENT")
+        if isinstance(found.get("data"), dict):
+            return found
+        raise InvalidResponse(f"Cerberus answers {path!r} with something that is no secret: see CERBERUS_URL")
+
+    def _object(self, kind: str, path: str, slash: str = "", **query: str) -> dict[str, Any]:
+        fields = self._fetch(kind, path, slash, **query).json_object()
+        if fields is None:
+            raise InvalidResponse(f"Cerberus answers {path!r} with something that is no JSON: see CERBERUS_URL")
+        return fields
+
+    def _fetch(self, kind: str, path: str, slash: str = "", **query: str) -> Response:
+        path = client.checked(path)
+        url = f"{self.cerberus_url}/v1/{kind}/{quote(path)}{slash}?{urlencode(query)}"
+        response: Response = self._get("", lambda deadline: self._answer(url, path, deadline))
+        return response
+
+
+def _page(limit: int | None, offset: int | None) -> dict[str, str]:
+    return {
+        "limit": str(limit if limit and limit > 0 else _PAGE),
+        "offset": str(offset if offset and offset > 0 else 0),
+    }
+
+
+def _deprecated(name: str) -> None:
+    warnings.warn(f"{name} is deprecated: use get_secrets_data", DeprecationWarning, stacklevel=3)
