@@ -1,26 +1,30 @@
 """Processes the orders of an SQS queue, each with the credentials that Cerberus has at that moment.
 
 Shows one token for all records of all batches, and Powertools' partial failures: only the orders that failed go back to
-the queue. Where the service revokes the token in mid-batch, the client authenticates again and no record is lost.
+the queue. Where the service revokes the token in mid-batch, the client authenticates again and no record is lost. The
+middleware measures that, and where there is no token the whole batch goes back before any record is touched.
 """
 
 import os
+from functools import partial
 from typing import Any
 
-from aws_lambda_powertools import Logger
+from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cerberus_auth import CerberusClient
+from cerberus_auth.powertools import CerberusMiddleware
 
 logger = Logger()
+metrics = Metrics()
 processor = BatchProcessor(event_type=EventType.SQS)
-cerberus = CerberusClient()
+cerberus_auth = CerberusMiddleware(metrics=metrics, logger=logger)
 
 
-def process_order(record: SQSRecord) -> None:
+def process_order(record: SQSRecord, cerberus: CerberusClient) -> None:
     order = record.json_body
     order_id, quantity = str(order["id"]), int(order["quantity"])
     database = cerberus.read(os.environ["SECRET_PATH"])
@@ -29,8 +33,10 @@ def process_order(record: SQSRecord) -> None:
 
 
 @logger.inject_lambda_context
-def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    response = process_partial_response(event, process_order, processor, context)
+@metrics.log_metrics
+@cerberus_auth.client
+def handler(event: dict[str, Any], context: LambdaContext, cerberus: CerberusClient) -> PartialItemFailureResponse:
+    response = process_partial_response(event, partial(process_order, cerberus=cerberus), processor, context)
     for _, error, _ in processor.exceptions:
         logger.error("Order failed", exc_info=error)
     return response

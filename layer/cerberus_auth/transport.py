@@ -35,6 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, TypeVar
+    from urllib.parse import SplitResult
 
     from .settings import Settings
 
@@ -92,7 +93,7 @@ class Transport:
 
     def load(self) -> None:
         """Load the certificate store now: at initialisation, where Lambda gives a full CPU."""
-        self._tls_context()
+        self.tls_context()
 
     def close(self) -> None:
         """Close the kept connections. The transport stays usable."""
@@ -202,7 +203,7 @@ class Transport:
         except http.client.IncompleteRead:
             raise NoAnswer("the connection was closed in mid-answer") from None
         except (http.client.RemoteDisconnected, OSError) as error:
-            raise NoAnswer(f"the connection broke ({_reason(error)})") from None
+            raise NoAnswer(f"the connection broke ({reason(error)})") from None
         except (http.client.HTTPException, ValueError) as error:
             raise InvalidResponse(f"{service} does not answer in HTTP ({type(error).__name__})") from None
         finally:
@@ -228,8 +229,8 @@ class Transport:
             connection.close()
         limit = deadline.within(self._settings.connect_timeout)
         limit.check(f"connecting to {service}")
-        proxy = None if direct or scheme == "http" else self._proxy_for(host, port)
-        connection = _Connection(host, port, limit, self._tls_context() if scheme == "https" else None, proxy)
+        proxy = None if direct or scheme == "http" else self.proxy_for(host, port)
+        connection = _Connection(host, port, limit, self.tls_context() if scheme == "https" else None, proxy)
         try:
             connection.connect()
         except (TimeoutError, DeadlineExceeded):
@@ -244,7 +245,7 @@ class Transport:
             ) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             connection.close()
-            raise NoAnswer(f"no connection{' through HTTPS_PROXY' * bool(proxy)} ({_reason(error)})") from None
+            raise NoAnswer(f"no connection{' through HTTPS_PROXY' * bool(proxy)} ({reason(error)})") from None
         return connection
 
     def _keep(self, connection: _Connection) -> None:
@@ -255,7 +256,8 @@ class Transport:
         else:
             connection.close()
 
-    def _proxy_for(self, host: str, port: int) -> str | None:
+    def proxy_for(self, host: str, port: int) -> str | None:
+        """The proxy that https to this host goes through, if any."""
         if not self._settings.proxy or is_loopback(host):
             return None
         for entry in self._settings.no_proxy.lower().split(","):
@@ -271,7 +273,14 @@ class Transport:
                 return None
         return self._settings.proxy
 
-    def _tls_context(self) -> ssl.SSLContext:
+    def tls_context(self) -> ssl.SSLContext:
+        """What TLS trusts.
+
+        Raises
+        ------
+        ConfigurationError
+            A bundle of authorities cannot be used.
+        """
         with self._tls_lock:
             if self._tls is None:
                 self._tls = _tls_context(self._settings.ca_bundles)
@@ -305,7 +314,7 @@ def with_retries(
         try:
             return once()
         except NoAnswer as failure:
-            reason, timed_out, retry_after = failure.reason, failure.timed_out, failure.retry_after
+            cause, timed_out, retry_after = failure.reason, failure.timed_out, failure.retry_after
         if timed_out:
             deadline.check(f"waiting for {service}")
         pause = max(retry_after, jitter() * min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2**attempt))
@@ -313,7 +322,7 @@ def with_retries(
             break
         time.sleep(pause)
     raise CerberusUnavailable(
-        f"{service} is unavailable: {reason} (attempt {attempt} of {attempts}). If it lasts, see whether that service is "
+        f"{service} is unavailable: {cause} (attempt {attempt} of {attempts}). If it lasts, see whether that service is "
         f"healthy and the function's network (VPC, security group, NAT, endpoint, proxy) reaches it"
     )
 
@@ -328,14 +337,9 @@ class _Connection(http.client.HTTPConnection):
         if proxy is None:
             super().__init__(host, port)
         else:
-            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            parts = proxy_url(proxy)
             super().__init__(parts.hostname or "", parts.port or 80)
-            credentials = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
-            self.set_tunnel(
-                host,
-                port,
-                {"Proxy-Authorization": f"Basic {b64encode(credentials).decode()}"} if parts.username else None,
-            )
+            self.set_tunnel(host, port, tunnel_headers(parts))
         self._tunnels = proxy is not None
         self._rested = (0.0, 0.0)
 
@@ -440,7 +444,7 @@ def _tls_context(ca_bundles: tuple[str, ...]) -> ssl.SSLContext:
             context.load_verify_locations(path)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
-                f"AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE: {path} holds no certificates ({_reason(error)})"
+                f"AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE: {path} holds no certificates ({reason(error)})"
             ) from None
     if ca_bundles:
         return context
@@ -458,6 +462,19 @@ def _tls_context(ca_bundles: tuple[str, ...]) -> ssl.SSLContext:
     return context
 
 
+def proxy_url(proxy: str) -> SplitResult:
+    """The parts of a proxy's URL, which may come without its scheme."""
+    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+
+
+def tunnel_headers(proxy: SplitResult) -> dict[str, str]:
+    """What a proxy wants to see besides the host: who asks, where its URL says that."""
+    if not proxy.username:
+        return {}
+    credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+    return {"Proxy-Authorization": f"Basic {b64encode(credentials).decode()}"}
+
+
 def host_header(url: str) -> str:
     """The Host header of a URL: the port only where it is not the scheme's own, as SigV4 signs it."""
     parts = urlsplit(url)
@@ -466,7 +483,7 @@ def host_header(url: str) -> str:
     return host if parts.port in (None, standard) else f"{host}:{parts.port}"
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What to tell of an error: system and TLS errors by their own names; never text that came over the wire."""
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or type(error).__name__}"

@@ -216,3 +216,34 @@ def test_with_the_shared_cache_two_containers_authenticate_once(stack: LocalStac
 
 def test_without_the_shared_cache_the_template_tells_of_no_table(application: Application) -> None:
     assert {function.environment["CERBERUS_SHARED_CACHE_TABLE"] for function in application.functions.values()} == {""}
+
+
+def test_the_orders_function_measures_its_authentications(start: Start, application: Application) -> None:
+    container = start("ProcessOrdersFunction")
+    measured = []
+    for _ in range(2):
+        lines = container.invoke(application.functions["ProcessOrdersFunction"].event()).log.splitlines()
+        (emf,) = [json.loads(line) for line in lines if '"CloudWatchMetrics"' in line]
+        assert emf["service"] == "process_orders"
+        measured.append({name for name in emf if name.startswith("Cerberus")})
+    assert "CerberusAuthentications" in measured[0]
+    assert measured[1] == {"CerberusTokenCacheHits"}
+
+
+def test_the_diagnose_function_tells_what_mends_its_set_up(stack: LocalStack) -> None:
+    """Under the template's own policies; then without the one that decrypts."""
+    function = Application({**PARAMETERS, "Diagnose": "true", "SharedCache": "true"}).functions["DiagnoseFunction"]
+    stack.create_table(function.environment["CERBERUS_SHARED_CACHE_TABLE"])
+    stack.create_role(function.role_arn, function.statements)
+    environment = {**function.environment, **stack.environment(function.role_arn)}
+    with LambdaRuntime(function.artifact, function.handler, function.layers, environment) as container:
+        well = payload(container.invoke(function.event()))
+        sharing = [each for each in function.statements if each["Action"] != "kms:Decrypt"]
+        stack.aws.put_role_policy(function.role_arn, {"Version": "2012-10-17", "Statement": sharing})
+        ill = container.invoke(function.event())
+    assert {each["status"] for each in well["findings"]} == {"ok"}
+    (failed,) = [each for each in payload(ill)["findings"] if each["status"] == "FAILED"]
+    assert failed["step"] == "kms:Decrypt"
+    assert json.loads(failed["mend"][0]) == decrypt_statement()
+    assert "FAILED  kms:Decrypt" in ill.log
+    assert SECRET["password"] not in container.log + json.dumps(well)

@@ -270,7 +270,7 @@ def test_a_silent_proxy_is_given_the_connect_timeout(function: Function, proxy: 
 def test_no_proxy(no_proxy: str, host: str, port: int, proxied: bool) -> None:
     proxy = "http://proxy.example.com:3128"
     settings = Settings(url="https://cerberus.example.com", region="us-west-2", proxy=proxy, no_proxy=no_proxy)
-    assert Transport(settings)._proxy_for(host, port) == (proxy if proxied else None)
+    assert Transport(settings).proxy_for(host, port) == (proxy if proxied else None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from cfnlint import decode, lint
 
+from cerberus_auth.powertools import STEP_METRICS
 from local_stack.stack import share_statement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,8 +30,8 @@ def test_lint_finds_nothing() -> None:
     assert lint((ROOT / "template.yaml").read_text()) == []
 
 
-def test_every_sample_function_is_there() -> None:
-    assert FUNCTIONS == ["ReadSecretFunction", "ProcessOrdersFunction", "NightlyReportFunction"]
+def test_every_function_is_there() -> None:
+    assert FUNCTIONS == ["ReadSecretFunction", "ProcessOrdersFunction", "NightlyReportFunction", "DiagnoseFunction"]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -66,6 +68,10 @@ def test_a_function_has_one_module_and_brings_no_packages(name: str) -> None:
         ("CerberusAccountId", ["222222222222", "000000000001"]),
         ("SecretPath", ["app/orders/db", "app/my-orders/team/db.v2"]),
         ("OrganizationId", ["", "o-a1b2c3d4e5"]),
+        (
+            "AlarmTopicArn",
+            ["", "arn:aws:sns:us-west-2:111111111111:on-call", "arn:aws-cn:sns:cn-north-1:111111111111:a"],
+        ),
     ],
 )
 def test_a_parameter_takes(parameter: str, values: list[str]) -> None:
@@ -93,13 +99,16 @@ def test_a_parameter_takes(parameter: str, values: list[str]) -> None:
             ["", "db", "app/orders", "/app/orders/db", "app/orders/db/", "app//db", "app/orders/db?list=true"],
         ),
         ("OrganizationId", ["o-", "a1b2c3d4e5", "o-A1B2C3D4E5", "*"]),
+        ("AlarmTopicArn", ["on-call", "arn:aws:sqs:us-west-2:111111111111:on-call", "arn:aws:sns:us-west-2:1:a"]),
     ],
 )
 def test_a_parameter_refuses(parameter: str, values: list[str]) -> None:
     assert [value for value in values if accepts(parameter, value)] == []
 
 
-@pytest.mark.parametrize("parameter", ["CerberusUrl", "CerberusAccountId", "SecretPath", "OrganizationId"])
+@pytest.mark.parametrize(
+    "parameter", ["CerberusUrl", "CerberusAccountId", "SecretPath", "OrganizationId", "AlarmTopicArn"]
+)
 def test_a_refusal_says_what_is_wanted(parameter: str) -> None:
     assert TEMPLATE["Parameters"][parameter]["ConstraintDescription"].startswith("must be ")
 
@@ -140,7 +149,8 @@ def test_a_layer_is_published_to_other_stacks_and_an_organisation(name: str) -> 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_may_use_its_own_items_and_no_more(name: str) -> None:
     policy = TEMPLATE["Resources"][f"{name}Sharing"]
-    assert (policy["Type"], policy["Condition"]) == ("AWS::IAM::RolePolicy", "HasSharingSampleFunctions")
+    condition = "HasSharingDiagnose" if name == "DiagnoseFunction" else "HasSharingSampleFunctions"
+    assert (policy["Type"], policy["Condition"]) == ("AWS::IAM::RolePolicy", condition)
     assert policy["Properties"]["RoleName"] == {"Ref": f"{name}Role"}
     own = {"dynamodb:LeadingKeys": [{"Fn::GetAtt": [f"{name}Role", "Arn"]}]}
     assert policy["Properties"]["PolicyDocument"]["Statement"] == [
@@ -187,3 +197,54 @@ def test_failed_orders_go_back_alone_and_end_in_a_queue_of_their_own() -> None:
 @pytest.mark.parametrize("name", ["OrdersQueue", "FailedOrdersQueue"])
 def test_a_queue_is_encrypted(name: str) -> None:
     assert properties(name)["SqsManagedSseEnabled"] is True
+
+
+# Alarms and dashboard
+
+
+MEASURED = {
+    "CerberusAuthentications",
+    "CerberusAuthenticationFailures",
+    "CerberusAuthenticationTime",
+    "CerberusSharedCacheHits",
+    "CerberusTokenCacheHits",
+    "CerberusTokenRenewals",
+    *STEP_METRICS.values(),
+}
+
+
+def alarms() -> dict[str, dict[str, Any]]:
+    return {name: each for name, each in TEMPLATE["Resources"].items() if each["Type"] == "AWS::CloudWatch::Alarm"}
+
+
+def services() -> set[str]:
+    """Of the functions that measure."""
+    variables = [properties(name)["Environment"]["Variables"] for name in FUNCTIONS]
+    measuring = [each for each in variables if "POWERTOOLS_METRICS_NAMESPACE" in each]
+    assert {each["POWERTOOLS_METRICS_NAMESPACE"] for each in measuring} == {"CerberusAuth"}
+    return {each["POWERTOOLS_SERVICE_NAME"] for each in measuring}
+
+
+def test_alarms_watch_what_every_measuring_function_measures() -> None:
+    assert set(alarms()) == {"AuthenticationFailures", "AuthenticationLatency"}
+    for alarm in alarms().values():
+        assert alarm["Condition"] == "HasAlarms"
+        watched = alarm["Properties"]
+        assert watched["Namespace"] == "CerberusAuth"
+        assert watched["MetricName"] in MEASURED
+        assert {dimension["Value"] for dimension in watched["Dimensions"]} == services()
+
+
+def test_the_dashboard_shows_what_is_measured() -> None:
+    assert TEMPLATE["Resources"]["AuthenticationDashboard"]["Condition"] == "HasDashboard"
+    body = properties("AuthenticationDashboard")["DashboardBody"]["Fn::Sub"]
+    shown = json.loads(re.sub(r"\$\{[^}]+\}", "x", body))
+    assert len(shown["widgets"]) == 4
+    named = set(re.findall(r"Cerberus(?!Auth,)\w+", json.dumps(shown)))
+    assert named <= MEASURED
+    assert {"CerberusTokenCacheHits", "CerberusAuthentications", "CerberusAuthRequestTime"} <= named
+
+
+@pytest.mark.parametrize("parameter", ["Alarms", "Dashboard", "Diagnose"])
+def test_none_of_it_is_there_unless_asked_for(parameter: str) -> None:
+    assert TEMPLATE["Parameters"][parameter]["Default"] == "false"

@@ -52,7 +52,7 @@ class Application:
     """
 
     functions: dict[str, Function]
-    """By logical ID, in the template's order."""
+    """By logical ID, in the template's order: those whose condition holds."""
 
     def __init__(
         self, parameters: Mapping[str, str] = PARAMETERS, region: str = "us-west-2", root: Path = ROOT
@@ -71,7 +71,7 @@ class Application:
         self.functions = {
             name: self._function(name, root / "events")
             for name, resource in self._template["Resources"].items()
-            if resource["Type"] == "AWS::Serverless::Function"
+            if resource["Type"] == "AWS::Serverless::Function" and self._holds(resource.get("Condition"))
         }
 
     def _function(self, name: str, events: Path) -> Function:
@@ -119,8 +119,9 @@ class Application:
         if operator == "Fn::Equals":
             one, other = self._resolved(arguments)
             return bool(one == other)
-        if operator == "Fn::And":
-            return all(self._holds(argument["Condition"]) for argument in arguments)
+        if operator in ("Fn::And", "Fn::Or"):
+            held = [self._holds(argument["Condition"]) for argument in arguments]
+            return all(held) if operator == "Fn::And" else any(held)
         raise ValueError(f"the template uses {operator} in a condition, which is not known here")
 
     def _artifact(self, uri: str) -> Path:
