@@ -61,7 +61,7 @@ soak: setup ## use the token 100,000 times while the service fails a tenth of it
 	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.soak
 
 bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare with other ways to a token: times, memory, sizes
-	@PYTHONPATH=tests $(BIN)/python -m benchmarks
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks
 
 simulate: setup ## simulate fleets of up to a million containers
 	@PYTHONPATH=layer:tests $(BIN)/python -m simulation

@@ -88,7 +88,7 @@ class Doctor:
     Parameters
     ----------
     environ
-        Settings and credentials; the process's by default.
+        Settings; the process's by default. Credentials are always the process's.
     path
         A secret to read with the token; by default one that is not there is asked for.
     tell

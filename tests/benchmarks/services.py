@@ -15,7 +15,7 @@ import certifi
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.test import Client
 
-from local_stack.http_server import Request, Response, Server
+from cerberus_auth.testing.http_server import Request, Response, Server
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack, decrypt_statement, share_statement
 
 _HOP_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"

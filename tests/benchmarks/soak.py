@@ -26,7 +26,7 @@ import time
 from collections import Counter, defaultdict
 from typing import Any
 
-from local_stack.http_server import Fault, Faults, Request
+from cerberus_auth.testing.http_server import Fault, Faults, Request
 from local_stack.runtime import ROOT
 from local_stack.stack import ROLE, LocalStack
 

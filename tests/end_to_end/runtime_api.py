@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from local_stack.http_server import Request, Response, Server
+from cerberus_auth.testing.http_server import Request, Response, Server
 from local_stack.runtime import find_python, lambda_environment, session_members
 
 _INVOCATION = "/2018-06-01/runtime/invocation/"

@@ -124,7 +124,7 @@ def test_a_port_in_use_is_said_clearly(run: Run, module: str, application: Appli
 
 def test_demo_without_a_build_names_the_command(run: Run, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "tests" / "local_stack", tmp_path / "tests" / "local_stack")
-    demo = run("local_stack.demo", environment={**ENVIRONMENT, "PYTHONPATH": str(tmp_path / "tests")})
+    demo = run("local_stack.demo", environment={**ENVIRONMENT, "PYTHONPATH": f"{ROOT / 'layer'}:{tmp_path / 'tests'}"})
     output, errors = demo.communicate(timeout=SECONDS)
     assert demo.returncode == 2
     assert "make build" in errors.splitlines()[-1]
@@ -151,7 +151,8 @@ def test_local_stack_serves_whoever_exports_what_it_prints(run: Run) -> None:
 
 def test_demo_fails_where_a_function_does(run: Run, application: Application, tmp_path: Path) -> None:
     (tmp_path / "broken_demo.py").write_text(
-        "from local_stack import cerberus, demo\ncerberus.DEFAULT_LEASE_SECONDS = -1\nraise SystemExit(demo.main())\n"
+        "from cerberus_auth.testing import cerberus\nfrom local_stack import demo\n"
+        "cerberus.DEFAULT_LEASE_SECONDS = -1\nraise SystemExit(demo.main())\n"
     )
     path = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
     demo = run("broken_demo", environment={**ENVIRONMENT, "PYTHONPATH": path})

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from cerberus_auth.testing.http_server import Fault, Request
 from local_stack.application import PARAMETERS, Application
 from local_stack.aws import Aws
-from local_stack.http_server import Fault, Request
 from local_stack.runtime import ROOT, Invocation, LambdaRuntime
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack, decrypt_statement
 

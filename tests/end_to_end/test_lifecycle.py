@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from end_to_end.runtime_api import RuntimeApi
 from local_stack.application import Application
-from local_stack.http_server import Fault, Request, Response, Server
 from local_stack.runtime import Invocation, LambdaRuntime, descendants
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack
 

@@ -16,7 +16,7 @@ import pytest
 
 import cerberus_auth
 from cerberus_auth import AuthenticationFailed, CerberusAuth, CerberusError, Settings
-from local_stack.http_server import Request, Response, Server
+from cerberus_auth.testing.http_server import Request, Response, Server
 from local_stack.stack import ROLE, LocalStack
 
 PACKAGE = Path(cerberus_auth.__file__).parent

@@ -12,7 +12,7 @@ import requests
 from cerberus.client import CerberusClient as NikesClient
 
 from cerberus_auth import CerberusAuth, CerberusClient, ConfigurationError, Settings, TokenRefused
-from local_stack.http_server import Fault
+from cerberus_auth.testing.http_server import Fault
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack
 
 

@@ -20,8 +20,8 @@ import pytest
 import requests
 
 from cerberus_auth import CerberusAuth, CerberusClient
+from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from integration.function import Function
-from local_stack.http_server import Fault, Request, Response, Server
 from local_stack.runtime import ROOT
 from local_stack.stack import SECRET, SECRET_PATH
 

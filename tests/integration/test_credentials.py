@@ -11,8 +11,8 @@ import pytest
 
 from cerberus_auth import ConfigurationError
 from cerberus_auth.aws import temporary
+from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from integration.function import Function
-from local_stack.http_server import Fault, Request, Response, Server
 from local_stack.stack import ROLE, decrypt_statement
 
 ASSUMED = "arn:aws:iam::111111111111:role/team/secrets"

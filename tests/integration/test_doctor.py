@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from cerberus_auth.doctor import FAILED, Doctor, Finding, line, report
+from cerberus_auth.testing.http_server import Fault
 from integration.function import Function
-from local_stack.http_server import Fault
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, decrypt_statement, share_statement
 
 STEPS = [

@@ -28,9 +28,9 @@ from cerberus_auth import (
     SecretNotFound,
     TokenRefused,
 )
+from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from integration.function import Function
 from local_stack.certificates import CertificateAuthority
-from local_stack.http_server import Fault, Request, Response, Server
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, decrypt_statement
 
 REGION, OTHER_REGION = "us-west-2", "us-east-1"

@@ -35,9 +35,9 @@ from cerberus_auth import (
     Settings,
     TokenRefused,
 )
+from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from integration.function import Wire, assert_clean
 from local_stack.certificates import CertificateAuthority
-from local_stack.http_server import Fault, Request, Response, Server
 from local_stack.stack import SECRET, SECRET_PATH, LocalStack
 
 TIMEOUT = 2.0

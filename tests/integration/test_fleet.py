@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cerberus_auth.testing.http_server import Fault, Request
 from integration.fleet import Fleet, Result, sharing_stack
-from local_stack.http_server import Fault, Request
 from local_stack.stack import ROLE, TABLE, LocalStack
 
 

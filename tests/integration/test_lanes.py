@@ -30,11 +30,11 @@ from cerberus_auth import (
 from cerberus_auth.aws import AwsRefusal, Credentials, connect
 from cerberus_auth.aws.sigv4 import sign
 from cerberus_auth.clock import Deadline
+from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from cerberus_auth.transport import Transport, host_header
 from integration.function import Function
 from local_stack.aws import Aws
 from local_stack.certificates import CertificateAuthority
-from local_stack.http_server import Fault, Request, Response, Server
 from local_stack.stack import ROLE, LocalStack, decrypt_statement
 
 REGION = "us-west-2"

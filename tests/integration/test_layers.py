@@ -98,6 +98,7 @@ def test_it_holds_the_packages_it_should_and_no_others(layer: str, built: Build)
     packages = {name for name in names if not name.endswith(".dist-info")}
     assert packages == CONTENTS[layer]
     assert {name.split("-")[0] for name in names - packages} == packages
+    assert not [path for path in built.paths if path.is_relative_to("cerberus_auth/testing")]  # of the pip package only
 
 
 def test_it_holds_nothing_but_modules_and_the_data_they_read(built: Build) -> None:

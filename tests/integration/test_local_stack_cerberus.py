@@ -19,10 +19,11 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
+from cerberus_auth.testing.cerberus import Call
+from cerberus_auth.testing.http_server import Fault, Response, Server
 from local_stack.aws import Aws, Credentials
-from local_stack.cerberus import Call, Cerberus
+from local_stack.cerberus import Cerberus
 from local_stack.certificates import CertificateAuthority
-from local_stack.http_server import Fault, Response, Server
 
 REGION = "us-west-2"
 ROLE = "arn:aws:iam::111111111111:role/web"

@@ -13,9 +13,9 @@ from typing import Self
 import pytest
 
 from cerberus_auth import CerberusClient, CerberusUnavailable, Settings
+from cerberus_auth.testing.http_server import Request, Response, Server
 from cerberus_auth.transport import Transport
 from integration.function import Function
-from local_stack.http_server import Request, Response, Server
 from local_stack.stack import ROLE, SECRET, SECRET_PATH
 
 CERBERUS, KMS, KMS_FIPS = "cerberus.example.com", "kms.us-west-2.amazonaws.com", "kms-fips.us-west-2.amazonaws.com"

@@ -13,8 +13,8 @@ import cerberus_auth.cache
 import cerberus_auth.sequence
 import cerberus_auth.token
 from cerberus_auth import AuthenticationFailed, CerberusUnavailable
+from cerberus_auth.testing.http_server import Fault, Request
 from integration.function import Function
-from local_stack.http_server import Fault, Request
 from local_stack.stack import ROLE
 
 FIRST, SECOND = "us-west-2", "us-east-1"

@@ -21,7 +21,7 @@ from cerberus_auth import (
     SecretNotFound,
 )
 from cerberus_auth import secret_cache as module
-from local_stack.http_server import Fault, Request
+from cerberus_auth.testing.http_server import Fault, Request
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack
 
 BOX = "app/orders"

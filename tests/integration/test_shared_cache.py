@@ -16,10 +16,10 @@ from cerberus_auth.aws import connect
 from cerberus_auth.clock import Deadline
 from cerberus_auth.shared_cache import Item
 from cerberus_auth.shared_table import TableStore
+from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from cerberus_auth.transport import Transport
 from integration.function import Function
 from local_stack.aws import Aws
-from local_stack.http_server import Fault, Request, Response, Server
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement
 
 LANES = pytest.mark.parametrize("lane", ["signed", "sdk"])

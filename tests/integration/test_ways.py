@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from cerberus_auth import AuthenticationFailed, CerberusError
+from cerberus_auth.testing.http_server import Fault, Request
 from integration.function import Function
-from local_stack.http_server import Fault, Request
 from local_stack.stack import ROLE, decrypt_statement
 
 REGIONS = {"1": "us-west-2", "2": "us-east-1"}

@@ -38,7 +38,8 @@ from moto.utilities.utils import get_partition
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import Client
 
-from .http_server import Fault, Request, Response, Server
+from cerberus_auth.testing.http_server import Fault, Request, Response, Server
+
 from .policies import UnsupportedPolicyError, Verdict, evaluate, map_principals, parse
 from .refusal import CONTENT_TYPES, QUERY_SERVICES, RefusedError, json_response, unrecognized
 from .signature import Signature

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from xml.sax.saxutils import escape
 
-from .http_server import Response
+from cerberus_auth.testing.http_server import Response
 
 CONTENT_TYPES = {
     "kms": "application/x-amz-json-1.1",

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
-from .http_server import Request
+from cerberus_auth.testing.http_server import Request
+
 from .refusal import RefusedError, mismatch
 
 STAMP = "%Y%m%dT%H%M%SZ"

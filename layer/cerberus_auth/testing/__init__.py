@@ -1,0 +1,126 @@
+"""For users' own tests: a fake Cerberus over real HTTP, with secrets and faults of one's choice. Of the pip package only.
+
+With pytest there is a fixture, ``fake_cerberus``; elsewhere ``FakeCerberus`` is a context manager.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType, TracebackType
+from typing import Self
+
+from .aws import Aws
+from .cerberus import Call, Cerberus
+from .http_server import Fault, Request
+
+__all__ = ["Call", "FakeCerberus", "Fault", "Request"]
+
+_ROLE = "arn:aws:iam::111111111111:role/function"
+_CERBERUS_ACCOUNT = "222222222222"
+
+
+class FakeCerberus:
+    """Cerberus, and as much of AWS as authenticating to it takes, on loopback. A context manager; listens from construction on.
+
+    Parameters
+    ----------
+    secrets
+        By path, ``category/box/secret``: keys and values.
+    role_arn
+        The execution role of the function under test, which may read every box that holds something.
+
+    Attributes
+    ----------
+    environment
+        The variables that the function needs.
+    """
+
+    def __init__(self, secrets: Mapping[str, Mapping[str, str]] | None = None, *, role_arn: str = _ROLE) -> None:
+        self.role_arn = role_arn
+        self._aws = Aws(_CERBERUS_ACCOUNT, role_arn)
+        self._cerberus = Cerberus(self._aws, self._aws)
+        self._loaded: set[str] = set()
+        self.environment = {
+            "AWS_REGION": "us-west-2",
+            "AWS_DEFAULT_REGION": "us-west-2",
+            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "example-of-a-secret-key",
+            "AWS_SESSION_TOKEN": "example-of-a-session-token",
+            "AWS_ENDPOINT_URL_KMS": self._aws.url,
+            "AWS_ENDPOINT_URL_STS": self._aws.url,
+            "CERBERUS_URL": self._cerberus.url,
+            "CERBERUS_IAM_ROLE_ARN": role_arn,
+            "CERBERUS_KMS_ACCOUNT_ID": _CERBERUS_ACCOUNT,
+        }
+        for path, data in (secrets or {}).items():
+            self.put_secret(path, data)
+
+    def put_secret(self, path: str, data: Mapping[str, str]) -> str:
+        """Store a new version of a secret (``category/box/secret``), and give the version's ID."""
+        self._grant(path)
+        return self._cerberus.put_secret(path, dict(data))
+
+    def put_file(self, path: str, content: bytes) -> None:
+        """Store a secure file (``category/box/file``)."""
+        self._grant(path)
+        self._cerberus.put_file(path, content)
+
+    def deny(self) -> None:
+        """Take the role out of every box: it can no longer authenticate."""
+        self._cerberus.deny(self.role_arn)
+
+    def revoke(self) -> None:
+        """End all tokens."""
+        self._cerberus.revoke()
+
+    def fail(
+        self, fault: Fault, when: Callable[[Request], bool] = lambda request: True, times: int | None = None
+    ) -> None:
+        """Have requests to Cerberus for which ``when`` is true meet a fault, such as ``Fault.status(503)``.
+
+        Parameters
+        ----------
+        times
+            How many of them; by default all, until ``recover``.
+        """
+        self._cerberus.server.faults.add(fault, when, times)
+
+    def recover(self) -> None:
+        """Fail no more."""
+        self._cerberus.server.faults.clear()
+
+    @property
+    def authentications(self) -> int:
+        """How many tokens were made."""
+        return self._cerberus.authentications
+
+    @property
+    def calls(self) -> list[Call]:
+        """The requests to Cerberus, in the order of their answers."""
+        return list(self._cerberus.calls)
+
+    def cold_start(self, module: str) -> ModuleType:
+        """Import the function's module as a new container does: anew, with clients and caches of its own."""
+        sys.modules.pop(module, None)
+        self._loaded.add(module)
+        return importlib.import_module(module)
+
+    def close(self) -> None:
+        """End the servers, and forget the modules of ``cold_start``. May be called again."""
+        for module in self._loaded:
+            sys.modules.pop(module, None)
+        self._cerberus.close()
+        self._aws.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _grant(self, path: str) -> None:
+        self._cerberus.grant(self.role_arn, "/".join(path.split("/")[:2]))

@@ -1,0 +1,163 @@
+"""What users test their own functions with: as they would, in a pytest of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+from cerberus_auth import CerberusAuth, CerberusClient, InvalidResponse
+from cerberus_auth.testing import FakeCerberus
+
+pytest_plugins = ["cerberus_auth.testing.plugin"]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+APP = """
+from cerberus_auth import CerberusClient, CerberusError
+
+cerberus = CerberusClient()
+
+def handler(event, context):
+    try:
+        return cerberus.read("app/orders/db", max_age=60)["username"]
+    except CerberusError as error:
+        return type(error).__name__
+"""
+
+
+def run(folder: Path, tests: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a user's tests beside APP, in a process that has the plugin and nothing of this project's own settings."""
+    (folder / "app.py").write_text(APP)
+    (folder / "test_app.py").write_text(textwrap.dedent(tests))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "cerberus_auth.testing.plugin", "-p", "no:cacheprovider"]
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "layer"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [*command, "-W", "error", "-c", os.devnull, "--rootdir", str(folder), str(folder)],
+        env={**own, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert not done.stderr
+    return done
+
+
+def test_a_users_tests_by_the_fixture(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        import sys
+        import threading
+
+        import pytest
+        from cerberus_auth.testing import Fault
+
+        @pytest.fixture
+        def app(fake_cerberus):
+            fake_cerberus.put_secret("app/orders/db", {"username": "orders"})
+            return fake_cerberus.cold_start("app")
+
+        def test_it_reads_and_authenticates_once(app, fake_cerberus):
+            assert [app.handler({}, None) for _ in range(3)] == ["orders"] * 3
+            assert fake_cerberus.authentications == 1
+            assert [call.path for call in fake_cerberus.calls] == ["/v2/auth/iam-principal", "/v1/secret/app/orders/db"]
+            assert "boto3" not in sys.modules
+
+        def test_each_cold_start_is_a_container_of_its_own(app, fake_cerberus):
+            assert app.handler({}, None) == "orders"
+            fake_cerberus.put_secret("app/orders/db", {"username": "other"})
+            assert app.handler({}, None) == "orders"
+            assert fake_cerberus.cold_start("app").handler({}, None) == "other"
+
+        def test_a_token_revoked(app, fake_cerberus):
+            app.cerberus.read("app/orders/db")
+            fake_cerberus.revoke()
+            assert app.handler({}, None) == "orders"
+            assert fake_cerberus.authentications == 2
+
+        def test_a_role_in_no_box(app, fake_cerberus):
+            fake_cerberus.deny()
+            assert app.handler({}, None) == "PrincipalRejected"
+
+        def test_a_secret_that_is_not_there(app, fake_cerberus):
+            with pytest.raises(LookupError):
+                try:
+                    app.cerberus.read("app/orders/nothing")
+                except Exception as error:
+                    raise LookupError from error
+
+        @pytest.mark.parametrize("fault", [Fault.status(503), Fault.reset(), Fault.html(), Fault.hang()])
+        def test_a_service_in_trouble(app, fake_cerberus, fault, monkeypatch):
+            monkeypatch.setenv("CERBERUS_TIMEOUT", "1")
+            app = fake_cerberus.cold_start("app")
+            fake_cerberus.fail(fault)
+            assert app.handler({}, None) in ("CerberusUnavailable", "DeadlineExceeded", "InvalidResponse")
+            fake_cerberus.recover()
+            app.cerberus._auth.invalidate()
+            assert app.handler({}, None) == "orders"
+
+        def test_the_first_answer_only(app, fake_cerberus):
+            fake_cerberus.fail(Fault.status(503), when=lambda request: request.path.startswith("/v1/secret"), times=1)
+            assert app.handler({}, None) == "orders"
+
+        def test_by_sts(fake_cerberus, monkeypatch):
+            monkeypatch.setenv("CERBERUS_AUTH_METHOD", "sts")
+            fake_cerberus.put_secret("app/orders/db", {"username": "by STS"})
+            assert fake_cerberus.cold_start("app").handler({}, None) == "by STS"
+
+        def test_discovery(fake_cerberus, monkeypatch):
+            monkeypatch.delenv("CERBERUS_IAM_ROLE_ARN")
+            fake_cerberus.put_secret("app/orders/db", {"username": "discovered"})
+            assert fake_cerberus.cold_start("app").handler({}, None) == "discovered"
+
+        def test_a_file(fake_cerberus):
+            fake_cerberus.put_file("app/orders/key.pem", b"...")
+            assert fake_cerberus.cold_start("app").cerberus.read_file("app/orders/key.pem") == b"..."
+
+        def test_nothing_is_left():
+            import os
+            assert "CERBERUS_URL" not in os.environ
+            assert "app" not in sys.modules
+            assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("listener")]
+        """,
+        CERBERUS_TIMEOUT="of the developer",
+        HTTPS_PROXY="http://proxy.invalid:3128",
+    )
+    assert done.returncode == 0, done.stdout
+    assert "14 passed" in done.stdout
+
+
+def test_without_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeCerberus({"app/orders/db": {"username": "orders"}}) as fake:
+        for name, value in fake.environment.items():
+            monkeypatch.setenv(name, value)
+        auth = CerberusAuth()
+        assert CerberusClient(auth).read("app/orders/db") == {"username": "orders"}
+        auth.close()
+    assert fake.authentications == 1
+
+
+def test_it_decrypts_only_what_it_encrypted(fake_cerberus: FakeCerberus, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cerberus.put_secret("app/orders/db", {})
+    with FakeCerberus() as other:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", other.environment["AWS_ENDPOINT_URL_KMS"])
+        auth = CerberusAuth()
+        with pytest.raises(InvalidResponse, match="InvalidCiphertextException"):
+            auth.token()
+        auth.close()
+
+
+def test_the_wheel_has_it_and_tells_pytest(tmp_path: Path) -> None:
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with ZipFile(wheel) as zipped:
+        assert "cerberus_auth/testing/plugin.py" in zipped.namelist()
+        assert "cerberus_auth/py.typed" in zipped.namelist()
+        (points,) = [name for name in zipped.namelist() if name.endswith("entry_points.txt")]
+        assert "cerberus-auth = cerberus_auth.testing.plugin" in zipped.read(points).decode()
