@@ -10,6 +10,7 @@ VENV := .venv
 BIN = $(VENV)/bin
 REQUIREMENTS := tests/requirements
 PEERS := caching cerberus-1 cerberus-2
+GUESTS := old new
 LAYER_SOURCES = $(shell find layer -type f -not -path '*/__pycache__/*')
 APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -path '*/__pycache__/*')
 
@@ -30,7 +31,7 @@ pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgr
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready $(VENV)-runtime/.ready .venv-sam/.ready ## install the tools (the other commands do so too)
+setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) .venv-sam/.ready ## install the tools (the other commands do so too)
 
 layer: build/cerberus-auth-layer.zip build/powertools-layer.zip ## build both layers: build/layer, build/powertools, and their zips
 
@@ -78,6 +79,7 @@ lock: $(VENV)/.ready ## pin the newest versions of everything that is installed 
 	$(call pin,$(REQUIREMENTS)/runtime)
 	$(call pin,$(REQUIREMENTS)/sam)
 	$(foreach peer,$(PEERS),$(call pin,$(REQUIREMENTS)/bench-$(peer)) &&) true
+	$(foreach guests,$(GUESTS),$(call pin,$(REQUIREMENTS)/guests-$(guests)) &&) true
 
 clean: ## remove all that was built or installed
 	rm -rf .venv* .aws-sam build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -102,12 +104,15 @@ endef
 $(VENV)-runtime/.ready: ENVIRONMENT = $(VENV)-runtime
 .venv-sam/.ready: ENVIRONMENT = .venv-sam
 $(VENV)-bench-%/.ready: ENVIRONMENT = $(VENV)-bench-$*
+$(VENV)-guests-%/.ready: ENVIRONMENT = $(VENV)-guests-$*
 $(VENV)-bench-cerberus-1/.ready: FROM_SOURCE = --no-binary cerberus-python-client
 $(VENV)-runtime/.ready: $(REQUIREMENTS)/runtime.txt
 .venv-sam/.ready: $(REQUIREMENTS)/sam.txt
 $(VENV)-runtime/.ready .venv-sam/.ready: | $(VENV)/.ready
 	$(install)
 $(VENV)-bench-%/.ready: $(REQUIREMENTS)/bench-%.txt | $(VENV)/.ready
+	$(install)
+$(VENV)-guests-%/.ready: $(REQUIREMENTS)/guests-%.txt | $(VENV)/.ready
 	$(install)
 
 .aws-sam/build/.ready: $(LAYER_SOURCES) $(APPLICATION) | $(VENV)/.ready .venv-sam/.ready

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cfnlint import decode, lint
 
-from cerberus_auth.powertools import STEP_METRICS
+from cerberus_auth.powertools.middleware import STEP_METRICS
 from local_stack.stack import share_statement
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -74,3 +74,9 @@ sys.modules.update({f"loaded_{name}": sys for name in ours})
         "loaded_shared_cache",
         "loaded_shared_file",
     }
+
+
+def test_the_middleware_for_powertools_does_without_boto3() -> None:
+    code = f"import sys; sys.path[1:1] = {sys.path!r}\nimport cerberus_auth.powertools.middleware"
+    assert "aws_lambda_powertools" in loaded_by(code)
+    assert "boto3" not in loaded_by(code)
