@@ -46,8 +46,9 @@ check: $(VENV)/.ready .venv-sam/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cfn-lint template.yaml
+	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml
 	.venv-sam/bin/sam validate --lint
+	.venv-sam/bin/sam validate --lint --template tests/consumer/template.yaml
 
 pytest: setup build layer
 	$(BIN)/pytest -n 2
