@@ -112,13 +112,15 @@ class Doctor:
         settings = self._settings()
         if settings is not None:
             transport = Transport(settings)
+            aws = self._credentials(settings, transport)
             try:
-                aws = self._credentials(settings, transport)
                 self._identity(settings, aws)
                 self._network(settings, transport)
                 self._authentication(settings, aws)
             finally:
                 transport.close()
+                if aws is not None:
+                    aws.close()
         return self._findings
 
     @contextmanager
@@ -160,16 +162,15 @@ class Doctor:
     def _credentials(self, settings: Settings, transport: Transport) -> Aws | None:
         aws: Aws | None = None
         with self._step("credentials") as step:
-            lane = connect(settings, transport)
-            found = lane.credentials(settings.aws_region, Deadline(settings.timeout))
+            aws = connect(settings, transport)
+            found = aws.credentials(settings.aws_region, Deadline(settings.timeout))
             kind = "temporary" if found.session_token else "long-lived"
             step.said = f"{kind} credentials{' of the role assumed' * bool(settings.assume_role_arn)}"
-            aws = lane
         return aws
 
     def _identity(self, settings: Settings, aws: Aws | None) -> None:
         with self._step("identity", "credentials") as step:
-            if aws is None:
+            if step.skipped or aws is None:
                 return
             try:
                 own = role_arn(aws.caller_identity(settings.aws_region, Deadline(settings.timeout)))
@@ -290,7 +291,7 @@ class Doctor:
         with self._step("shared table", "credentials") as step:
             if not settings.shared_cache_table:
                 step.skipped, step.said = True, "CERBERUS_SHARED_CACHE_TABLE is not set"
-            elif aws is not None:
+            elif not step.skipped and aws is not None:
                 owner = principal or next(iter(settings.iam_role_arns), "") or settings.assume_role_arn
                 store = TableStore(aws, settings.shared_cache_table, owner, "doctor", Deadline(settings.timeout))
                 store.swap(store.get(), Item("", 0, time.time() + 60))

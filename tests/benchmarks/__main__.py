@@ -42,6 +42,7 @@ def _run(rounds: int, containers: int, with_peers: bool, results: Path) -> int:
     (results / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     (results / "table.md").write_text(report.table(figures))
     (results / "cold.svg").write_text(plot.bars(figures))
+    (results / "warm.svg").write_text(plot.cold_and_warm(figures))
     print(report.table(figures))
     aims = report.aims(figures) if with_peers else []
     for aim in aims:

@@ -112,7 +112,10 @@ class Function:
         return Settings.from_env(self.environment)
 
     def auth(self) -> CerberusAuth:
-        auth = CerberusAuth(self.settings())
+        return self.closing(CerberusAuth(self.settings()))
+
+    def closing(self, auth: CerberusAuth) -> CerberusAuth:
+        """Close its connections with the test."""
         self._auths.append(auth)
         return auth
 

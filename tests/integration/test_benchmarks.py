@@ -22,7 +22,11 @@ def test_one_round_measures_every_way_and_writes_what_readme_shows(tmp_path: Pat
     arguments = ["--rounds", "1", "--containers", "1", "--no-peers", "--results", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks", *arguments]
     ended = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT / "tests")}, capture_output=True, text=True, timeout=300
+        command,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'layer'}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert ended.returncode == 0, ended.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -31,7 +35,12 @@ def test_one_round_measures_every_way_and_writes_what_readme_shows(tmp_path: Pat
     assert {"token()", "get_secret(), cached", "loopback hop, requests"} <= set(figures["warm_ns"])
     table = (tmp_path / "table.md").read_text()
     assert table in ended.stdout
-    drawn = " ".join(ElementTree.parse(tmp_path / "cold.svg").getroot().itertext())  # noqa: S314  (our own)
+    drawn = {
+        name: " ".join(ElementTree.parse(tmp_path / name).getroot().itertext())  # noqa: S314  (our own)
+        for name in ("cold.svg", "warm.svg")
+    }
     for name in OURS:
         assert f"| {name} |" in table
-        assert name in drawn
+        assert name in drawn["cold.svg"]
+    assert "cerberus-auth" in drawn["warm.svg"]
+    assert "µs" in drawn["warm.svg"]

@@ -46,6 +46,13 @@ FAILURES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def moved(function: Function, **options: Any) -> compat.CerberusClient:
+    """The client of code that has moved over."""
+    client = compat.CerberusClient(function.stack.cerberus.url, **options)
+    function.closing(client._auth)
+    return client
+
+
 @pytest.fixture
 def both(function: Function) -> tuple[Any, Any]:
     """Nike's client and ours, with the same start."""
@@ -54,8 +61,7 @@ def both(function: Function) -> tuple[Any, Any]:
     stack.cerberus.put_secret("app/orders/queue/primary", {"url": "amqps://…"})
     stack.cerberus.put_file(FILE, b"\x00\x01")
     stack.cerberus.put_file("app/orders/other.pem", b"")
-    url = stack.cerberus.url
-    return NikesClient(url, verbose=False), compat.CerberusClient(url)
+    return NikesClient(stack.cerberus.url, verbose=False), moved(function)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -94,7 +100,7 @@ def test_all_versions_by_the_generator(both: tuple[Any, Any]) -> None:
 
 def test_a_token_of_ones_own(function: Function, both: tuple[Any, Any]) -> None:
     given = both[0].get_token()
-    client = compat.CerberusClient(function.stack.cerberus.url, token=given)
+    client = moved(function, token=given)
     assert client.get_token() == client.token == given
     assert client.get_secrets_data(SECRET_PATH)["username"] == SECRET["username"]
 
@@ -106,7 +112,7 @@ def test_no_instance_sees_the_token_of_another(function: Function, both: tuple[A
     NikesClient(url, token="another", verbose=False)
     with pytest.raises(NikesException):
         first_of_nike.get_secrets_data(SECRET_PATH)
-    compat.CerberusClient(url, token="another")
+    moved(function, token="another")
     assert ours.get_secrets_data(SECRET_PATH)
 
 
@@ -121,7 +127,7 @@ def test_a_token_that_is_over_is_renewed(function: Function, both: tuple[Any, An
 
 def test_many_clients_and_threads_authenticate_once(function: Function) -> None:
     def read() -> None:
-        client = compat.CerberusClient(function.stack.cerberus.url)
+        client = moved(function)
         assert client.get_secrets_data(SECRET_PATH) == SECRET
         assert client.read(SECRET_PATH) == SECRET  # and this package's own calls
 
@@ -136,12 +142,12 @@ def test_many_clients_and_threads_authenticate_once(function: Function) -> None:
 
 def test_by_kms_where_so_set(function: Function) -> None:
     function.configure(CERBERUS_AUTH_METHOD="kms")
-    assert compat.CerberusClient(function.stack.cerberus.url).get_secrets_data(SECRET_PATH) == SECRET
+    assert moved(function).get_secrets_data(SECRET_PATH) == SECRET
     assert function.posted == [(ROLE, "us-west-2")]
 
 
 def test_nothing_is_printed(function: Function, capfd: pytest.CaptureFixture[str]) -> None:
-    compat.CerberusClient(function.stack.cerberus.url, verbose=True).get_secrets_data(SECRET_PATH)
+    moved(function, verbose=True).get_secrets_data(SECRET_PATH)
     assert capfd.readouterr() == ("", "")
 
 
