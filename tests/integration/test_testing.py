@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -14,6 +10,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 from cerberus_auth import CerberusAuth, CerberusClient, InvalidResponse
 from cerberus_auth.testing import FakeCerberus
+from integration.users_tests import run_users_tests
 
 pytest_plugins = ["cerberus_auth.testing.plugin"]
 
@@ -32,26 +29,10 @@ def handler(event, context):
 """
 
 
-def run(folder: Path, tests: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a user's tests beside APP, in a process that has the plugin and nothing of this project's own settings."""
-    (folder / "app.py").write_text(APP)
-    (folder / "test_app.py").write_text(textwrap.dedent(tests))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "cerberus_auth.testing.plugin", "-p", "no:cacheprovider"]
-    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "layer"), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [*command, "-W", "error", "-c", os.devnull, "--rootdir", str(folder), str(folder)],
-        env={**own, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert not done.stderr
-    return done
-
-
 def test_a_users_tests_by_the_fixture(tmp_path: Path) -> None:
-    done = run(
+    done = run_users_tests(
         tmp_path,
+        APP,
         """
         import sys
         import threading
