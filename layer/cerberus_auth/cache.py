@@ -54,6 +54,9 @@ class Held:
         self.end = token.asked.monotonic + usable
         self.end_wall = token.asked.wall + usable
 
+    def __reduce__(self) -> str:
+        raise TypeError("a token is not written anywhere: authenticate where it is needed")
+
     def is_fresh(self) -> bool:
         """Whether the refresh window has not begun."""
         return time.monotonic() < self.fresh and time.time() < self.fresh_wall

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from . import client
@@ -18,11 +18,13 @@ from .errors import CerberusError, ConfigurationError, InvalidResponse
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from requests.structures import CaseInsensitiveDict
 
     from .transport import Response
+
+T = TypeVar("T")
 
 CerberusClientException = CerberusError
 """What Nike's client raises, by its name there."""
@@ -112,7 +114,7 @@ class CerberusClient(client.CerberusClient):
 
     def list_secrets(self, secure_data_path: str) -> dict[str, Any]:
         """The service's whole answer, of which ``["data"]["keys"]`` are the names under a path."""
-        return self._object("secret", secure_data_path, list="true")
+        return self._object("secret", secure_data_path, "data", list="true")
 
     def get_secret_versions(
         self, secure_data_path: str, limit: int | None = None, offset: int | None = None
@@ -132,13 +134,13 @@ class CerberusClient(client.CerberusClient):
 
     def get_file_data(self, secure_data_path: str, version: str | None = None) -> bytes:
         """The content of a file, of at most a MiB."""
-        return self._fetch("secure-file", secure_data_path, versionId=version or "CURRENT").body
+        return self._fetch("secure-file", secure_data_path, lambda file: file.body, versionId=version or "CURRENT")
 
     def get_file(self, secure_data_path: str, version: str | None = None) -> CaseInsensitiveDict[Any]:
         """The headers that a file came with, its name as ``filename`` and its content as ``data``."""
         from requests.structures import CaseInsensitiveDict
 
-        response = self._fetch("secure-file", secure_data_path, versionId=version or "CURRENT")
+        response = self._fetch("secure-file", secure_data_path, lambda file: file, versionId=version or "CURRENT")
         found: CaseInsensitiveDict[Any] = CaseInsensitiveDict(response.headers.items())
         found["filename"] = response.headers.get("Content-Disposition", "").partition("=")[2].replace('"', "")
         found["data"] = response.body
@@ -151,22 +153,26 @@ class CerberusClient(client.CerberusClient):
             yield from page["secure_data_version_summaries"]
 
     def _secret(self, path: str, version: str | None) -> dict[str, Any]:
-        found = self._object("secret", path, versionId=version or "CURRENT")
-        if isinstance(found.get("data"), dict):
-            return found
-        raise InvalidResponse(f"Cerberus answers {path!r} with something that is no secret: see CERBERUS_URL")
+        return self._object("secret", path, "data", versionId=version or "CURRENT")
 
-    def _object(self, kind: str, path: str, slash: str = "", **query: str) -> dict[str, Any]:
-        fields = self._fetch(kind, path, slash, **query).json_object()
-        if fields is None:
-            raise InvalidResponse(f"Cerberus answers {path!r} with something that is no JSON: see CERBERUS_URL")
-        return fields
+    def _object(self, kind: str, path: str, *holding: str, slash: str = "", **query: str) -> dict[str, Any]:
+        """The JSON object that the service answers, in which these names hold objects."""
 
-    def _fetch(self, kind: str, path: str, slash: str = "", **query: str) -> Response:
+        def checked(response: Response) -> dict[str, Any]:
+            fields = response.json_object()
+            if fields is None or not all(isinstance(fields.get(name), dict) for name in holding):
+                raise InvalidResponse(
+                    f"Cerberus answers {path!r} with something else than was asked for: see CERBERUS_URL"
+                )
+            return fields
+
+        return self._fetch(kind, path, checked, slash, **query)
+
+    def _fetch(self, kind: str, path: str, take: Callable[[Response], T], slash: str = "", **query: str) -> T:
         path = client.checked(path)
         url = f"{self.cerberus_url}/v1/{kind}/{quote(path)}{slash}?{urlencode(query)}"
-        response: Response = self._get("", lambda deadline: self._answer(url, path, deadline))
-        return response
+        taken: T = self._get("", lambda deadline: take(self._answer(url, path, deadline)))
+        return taken
 
 
 def _page(limit: int | None, offset: int | None) -> dict[str, str]:

@@ -32,6 +32,9 @@ class _Kept:
         self._wall = time.time()
         self.value: Any = None
 
+    def __reduce__(self) -> str:
+        raise TypeError("what was read is not written anywhere: read it where it is needed")
+
     def age(self) -> float:
         """Seconds, by both clocks: a frozen container stops the monotonic one, and the wall clock can be set back."""
         return max(time.monotonic() - self._monotonic, time.time() - self._wall)

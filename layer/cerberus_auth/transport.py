@@ -68,6 +68,9 @@ class Response:
             return None
         return fields if isinstance(fields, dict) else None
 
+    def __reduce__(self) -> str:
+        raise TypeError("an answer is not written anywhere: it may hold a secret")
+
     def __repr__(self) -> str:
         return f"<Response {self.status}, {len(self.body)} bytes>"
 
@@ -329,6 +332,8 @@ def with_retries(
 
 class _Connection(http.client.HTTPConnection):
     """A connection whose every wait is bounded by a deadline, tunnelled through a proxy if there is one."""
+
+    debuglevel = 0  # whoever sets that of http.client's own class has every header printed
 
     def __init__(self, host: str, port: int, deadline: Deadline, tls: ssl.SSLContext | None, proxy: str | None) -> None:
         self.origin = ("http" if tls is None else "https", host, port)

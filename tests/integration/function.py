@@ -29,6 +29,8 @@ class Wire:
     def __init__(self, server: Server) -> None:
         self.requests: list[Request] = []
         self.secrets: set[str] = set()
+        self.ciphertexts: set[str] = set()
+        """Those among the secrets that only a holder of the role can use."""
         respond, replaced = server.respond, server.replaced
 
         def see(request: Request) -> Response:
@@ -60,6 +62,8 @@ class Wire:
         for name in ("auth_data", "client_token", "CiphertextBlob", "Plaintext", "SecretAccessKey", "Token"):
             if isinstance(value := fields.get(name), str):
                 self.secrets.add(value)
+                if name in ("auth_data", "CiphertextBlob"):
+                    self.ciphertexts.add(value)
                 if name == "Plaintext":
                     self._take_plaintext(value)
 

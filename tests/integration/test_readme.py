@@ -16,7 +16,7 @@ import pytest
 from cfnlint import decode, lint
 
 import cerberus_auth
-from cerberus_auth import CerberusAuth, CerberusError, settings
+from cerberus_auth import CerberusAuth, CerberusClient, CerberusError, settings
 from integration.users_tests import run_users_tests
 from local_stack.stack import ROLE, LocalStack
 
@@ -49,6 +49,8 @@ def test_python_blocks_run_as_they_stand(
         exec(compile(block, "README.md", "exec"), module)  # noqa: S102  (the very example)
         answer = module["handler"]({}, Context())
         CerberusAuth().close()  # which shares its connections
+        if isinstance(client := module.get("client"), CerberusClient):  # that of settings of its own
+            client._auth.close()
     assert answer["user"] == "orders"
     assert answer.get("same", True)
     assert answer.get("keys", ["db"]) == ["db"]

@@ -70,6 +70,9 @@ class AwsRefusal(Exception):
         self.message = message
         self.item = item
 
+    def __reduce__(self) -> str:
+        raise TypeError("AWS's words stay inside the package")
+
 
 class Credentials:
     """AWS credentials, masked."""
@@ -96,6 +99,9 @@ class Decrypted:
     def __init__(self, plaintext: bytes, key_arn: str) -> None:
         self.plaintext = plaintext
         self.key_arn = key_arn
+
+    def __reduce__(self) -> str:
+        raise TypeError("a plaintext is not written anywhere")
 
     def __repr__(self) -> str:
         return f"<Decrypted by {self.key_arn}>"

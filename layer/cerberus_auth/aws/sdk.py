@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from base64 import b64decode, b64encode
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from .. import errors
@@ -14,7 +16,7 @@ from .temporary import ROLE_SESSION_NAME, Temporary, assuming
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any, TypeVar
 
     from botocore.client import BaseClient
@@ -80,11 +82,11 @@ class SdkAws:
         if keys := environment_credentials():  # as botocore's first choice, which would keep them for good
             return keys
         try:
-            held = self._session.get_credentials()
-            if held is not None:
-                frozen = held.get_frozen_credentials()
-                if frozen.access_key and frozen.secret_key:
-                    return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+            with _quiet.here():
+                held = self._session.get_credentials()
+                frozen = held.get_frozen_credentials() if held is not None else None
+            if frozen is not None and frozen.access_key and frozen.secret_key:
+                return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
         except BotoCoreError as error:
             raise errors.ConfigurationError(f"boto3 cannot get the AWS credentials ({type(error).__name__})") from None
         raise errors.ConfigurationError(_NO_CREDENTIALS)
@@ -160,7 +162,8 @@ class SdkAws:
             keys = self._own() if own else self.credentials(region, deadline)
             left = deadline.check(f"asking {name}")
             try:
-                return call(self._client(service, region, min(self._settings.read_timeout, left), keys))
+                with _quiet.here():
+                    return call(self._client(service, region, min(self._settings.read_timeout, left), keys))
             except exceptions.ClientError as error:
                 refused = error.response.get("Error", {})  # none in a page of some proxy
                 status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -213,6 +216,36 @@ class SdkAws:
                     config=config,
                 )
             return client
+
+
+class _Quiet(logging.Filter):
+    """Keeps the calls of this package out of botocore's debug log, in which whole requests and answers stand. Other threads,
+    and other users of botocore, have theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.local()
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Until the end of the block, in this thread."""
+        for name in list(
+            logging.root.manager.loggerDict
+        ):  # a filter serves the logger that it is added to, and no other
+            if name.startswith("botocore"):
+                logging.getLogger(name).addFilter(self)
+        self._thread.quiet = True
+        try:
+            yield
+        finally:
+            self._thread.quiet = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record may pass."""
+        return record.levelno > logging.DEBUG or not getattr(self._thread, "quiet", False)
+
+
+_quiet = _Quiet()
 
 
 def _of(kind: type[T], answer: dict[str, Any], name: str) -> T:
