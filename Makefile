@@ -26,7 +26,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer build demo test check pytest test-all soak bench simulate format lock clean
+.PHONY: help setup layer build demo test check pytest test-all soak bench simulate fuzz load format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,7 @@ check: $(VENV)/.ready .venv-sam/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyrefly check
 	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml
 	.venv-sam/bin/sam validate --lint
 	.venv-sam/bin/sam validate --lint --template tests/consumer/template.yaml
@@ -67,6 +68,12 @@ bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare with other ways 
 
 simulate: setup ## simulate fleets of up to a million containers
 	@PYTHONPATH=layer:tests $(BIN)/python -m simulation
+
+fuzz: $(VENV)/.ready ## give every parser 20,000 answers that are not as they should be
+	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/unit/test_fuzz.py
+
+load: setup ## five minutes at the highest rate, the service killed and restarted in the midst
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.load
 
 format: $(VENV)/.ready ## format the code, and mend what lint can mend
 	$(BIN)/ruff check --fix .

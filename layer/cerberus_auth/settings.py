@@ -228,7 +228,7 @@ class Settings:
 
         def whole(name: str, default: int) -> int:
             given = text(name)
-            if given and not (given.isascii() and given.isdigit()):
+            if given and not _is_number(given):
                 problems.append(f"{name} must be a whole number, not {given[:40]!r}")
                 return default
             return int(given) if given else default
@@ -255,7 +255,7 @@ class Settings:
             expiry_margin=number("CERBERUS_EXPIRY_MARGIN", 60),
             shared_cache_table=text("CERBERUS_SHARED_CACHE_TABLE"),
             shared_cache_key=text("CERBERUS_SHARED_CACHE_KEY"),
-            max_concurrency=int(processes) if processes.isascii() and processes.isdigit() else 1,
+            max_concurrency=int(processes) if _is_number(processes) else 1,
             prefetch=text("CERBERUS_PREFETCH", default="off").lower(),
             renewal=text("CERBERUS_RENEWAL", default="inline").lower(),
             aws_client=text("CERBERUS_AWS_CLIENT", default="auto").lower(),
@@ -270,11 +270,11 @@ class Settings:
         )
         try:
             settings = cls(**values)
+            if not problems:
+                return settings
         except ConfigurationError as error:
             problems.append(str(error))
-        if problems:
-            raise ConfigurationError("; ".join(problems))
-        return settings
+        raise ConfigurationError("; ".join(problems))
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -428,6 +428,10 @@ def _is_proxy(url: str) -> bool:
         return parts.scheme == "http" and bool(parts.hostname) and url.isascii() and (parts.port or 80) > 0
     except ValueError:
         return False
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _several(values: Iterable[str]) -> tuple[str, ...]:

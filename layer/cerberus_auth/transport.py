@@ -100,7 +100,8 @@ class Transport:
 
     def close(self) -> None:
         """Close the kept connections. The transport stays usable."""
-        idle, self._idle = self._idle, {}
+        idle = self._idle
+        self._idle = {}
         for connections in idle.values():
             for connection in connections:
                 connection.close()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from zipfile import ZipFile, ZipInfo
 
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from cerberus_auth import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENTS = {
@@ -34,6 +40,10 @@ IMPORTS = {
     "PowertoolsLayer": "import wrapt; from aws_lambda_powertools import Logger; Logger(service='orders')",
 }
 DATA = {"cacert.pem", "aws_para_whitelist.json", "sampling_rule.json", "swagger-ui-bundle.min.js", "swagger-ui.min.css"}
+
+PERMISSIVE = {
+    *("Apache-2.0", "Apache License 2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "MPL-2.0", "PSF-2.0"),
+}
 
 AUTHORITIES = PurePosixPath("cerberus_auth/authorities")
 
@@ -198,3 +208,20 @@ def test_what_pip_installs_is_what_the_layer_packs() -> None:
     extras = project["optional-dependencies"]
     assert (ROOT / "layer/requirements.in").read_text().split() == project["dependencies"]
     assert (ROOT / "layer/requirements-powertools.in").read_text().split() == extras["powertools"]
+
+
+def test_its_bill_of_materials_is_whole(layer: str, built: Build) -> None:
+    (file,) = built.folder.glob("*.dist-info/sboms/layer.cdx.json")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(file.read_text()) is None
+    bom = json.loads(file.read_text())
+    stated = {(each["name"], each["version"]) for each in bom["components"]}
+    packed = {(found.name, found.version) for found in distributions(path=[str(built.folder)])}
+    assert stated == packed
+    pins = "requirements.txt" if layer == "CerberusAuthLayer" else "requirements-powertools.txt"
+    pinned = re.findall(r"^([\w-]+)==(\S+)", (ROOT / "layer" / pins).read_text(), re.MULTILINE)
+    canonical = {(name.lower().replace("_", "-"), version) for name, version in stated}
+    assert canonical - set(pinned) == ({("cerberus-auth", __version__)} if layer == "CerberusAuthLayer" else set())
+    licences = {
+        name.get("expression") or name["license"]["name"] for each in bom["components"] for name in each["licenses"]
+    }
+    assert licences <= PERMISSIVE

@@ -205,8 +205,9 @@ class SdkAws:
                     # HTTPS_PROXY and NO_PROXY are read by botocore itself, which knows no exception for loopback.
                     proxies={} if endpoint and is_loopback(urlsplit(endpoint).hostname or "") else None,
                 )
-                client = self._clients[key] = self._session.client(
-                    service,  # type: ignore[call-overload]  # its stubs know each service by a literal
+                make: Any = self._session.client  # its stubs know each service by a literal
+                client = self._clients[key] = make(
+                    service,
                     region_name=region,
                     endpoint_url=endpoint,
                     aws_access_key_id=keys.access_key,
