@@ -7,6 +7,7 @@ client. Cerberus is killed for some seconds in the middle: connections break, ne
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -17,8 +18,6 @@ from collections import Counter
 from typing import Any
 
 from cerberus_auth import CerberusClient, CerberusError
-from local_stack.runtime import ROOT
-from local_stack.stack import ROLE, SECRET_PATH, LocalStack
 
 THREADS = 4
 DOWN_SECONDS = 3.0
@@ -59,7 +58,7 @@ class Reader:
         while time.monotonic() < self._end:
             began = time.perf_counter()
             try:
-                self._client.read(SECRET_PATH)
+                self._client.read(os.environ["SECRET_PATH"])
             except CerberusError as error:
                 errors[type(error).__name__] += 1
                 self._last_error = time.monotonic() - self._began
@@ -89,8 +88,11 @@ def _look() -> dict[str, int]:
     """KiB of memory and open sockets, from Linux's /proc."""
     with open("/proc/self/status") as status:
         memory = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
-    names = [os.readlink(f"/proc/self/fd/{entry}") for entry in os.listdir("/proc/self/fd") if entry.isdigit()][:-1]
-    return {"memory": memory, "sockets": sum(name.startswith("socket:") for name in names)}
+    sockets = 0
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # it may be closed by now
+            sockets += os.readlink(f"/proc/self/fd/{entry}").startswith("socket:")
+    return {"memory": memory, "sockets": sockets}
 
 
 def _progress(text: str) -> None:
@@ -99,9 +101,16 @@ def _progress(text: str) -> None:
 
 def _run(seconds: float) -> int:
     _progress("Starting AWS and Cerberus on this machine, over TLS ...\n")
+    from local_stack.runtime import ROOT  # not in the function's process, whose memory is measured
+    from local_stack.stack import ROLE, SECRET_PATH, LocalStack
+
     with LocalStack() as stack:
         path = os.pathsep.join([str(ROOT / "layer"), str(ROOT / "tests")])
-        environment = {**stack.environment(ROLE), "PYTHONPATH": path, "PATH": os.environ["PATH"]}
+        environment = {
+            **stack.environment(ROLE, SECRET_PATH=SECRET_PATH),
+            "PYTHONPATH": path,
+            "PATH": os.environ["PATH"],
+        }
         command = [sys.executable, "-m", "benchmarks.load", "--reader", "--seconds", str(seconds)]
         reader = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         try:
