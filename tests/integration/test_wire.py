@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import ssl
 from pathlib import Path
@@ -73,13 +72,3 @@ def test_a_hostile_token_puts_nothing_into_a_request(function: Function, charact
     function.stack.cerberus.plaintext_override = json.dumps(document).encode()
     assert type(function.failure(function.auth().token)) is InvalidResponse
     assert all("/auth/" in request.path for request in function.cerberus.requests)
-
-
-def test_the_debug_switch_of_http_client_prints_nothing_of_ours(
-    function: Function, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
-    function.configure(CERBERUS_AUTH_METHOD="sts")
-    function.auth().token()
-    told = capfd.readouterr()
-    assert not function.secrets_in(told.out + told.err)
