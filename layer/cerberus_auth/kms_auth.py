@@ -60,30 +60,31 @@ class KmsAuth:
         with deadline.step("credentials"):  # first: without them Cerberus would be asked in vain
             self._aws.credentials(region, deadline)
 
-        def ask() -> tuple[Decrypted, Asked, str]:
+        def ask() -> tuple[str, Asked]:
             asked = token.Asked()
             with deadline.step("auth request"):
-                auth_data = self._ask(principal, region, deadline, last)
-            return self._decrypt(auth_data, region, deadline, last), asked, auth_data
+                return self._ask(principal, region, deadline, last), asked
 
-        def read(decrypted: Decrypted, asked: Asked) -> Token:
+        def open_response(auth_data: str, asked: Asked) -> tuple[Token, Decrypted]:
             with deadline.step("kms:Decrypt"):
-                return token.parse(decrypted.plaintext, asked, principal, region, "the decrypted auth response")
+                decrypted = self._decrypt(auth_data, region, deadline, last)
+                source = "the decrypted auth response"
+                return token.parse(decrypted.plaintext, asked, principal, region, source), decrypted
 
         def ask_to_share() -> tuple[Token, str | None]:
-            decrypted, asked, auth_data = ask()
-            given = read(decrypted, asked)
+            auth_data, asked = ask()
+            given, decrypted = open_response(auth_data, asked)
             return given, auth_data if is_for(principal, decrypted.plaintext) else None
 
         def open_shared(auth_data: str, asked: Asked) -> Token:
             _check_ciphertext(auth_data, "shared auth response")
-            decrypted = self._decrypt(auth_data, region, deadline, last)
+            given, decrypted = open_response(auth_data, asked)
             if not is_for(principal, decrypted.plaintext):
                 raise errors.InvalidResponse(f"it is not that of {principal}")
-            return read(decrypted, asked)
+            return given
 
         if self._shared is None:
-            return read(*ask()[:2])
+            return open_response(*ask())[0]
         return self._shared.token("kms", principal, region, deadline, wanted, open_shared, ask_to_share)
 
     def _question(self, principal: str, region: str) -> tuple[str, dict[str, str]]:
@@ -112,15 +113,14 @@ class KmsAuth:
         return auth_data
 
     def _decrypt(self, auth_data: str, region: str, deadline: Deadline, last: bool) -> Decrypted:
-        with deadline.step("kms:Decrypt"):
-            try:
-                decrypted = self._aws.decrypt(auth_data, region, deadline, repeat_timeouts=last)
-            except AwsRefusal as refusal:
-                error = _denied(refusal, region, self._settings)
-            else:
-                self._check_key(decrypted)
-                return decrypted
-            raise error
+        try:
+            decrypted = self._aws.decrypt(auth_data, region, deadline, repeat_timeouts=last)
+        except AwsRefusal as refusal:
+            error = _denied(refusal, region, self._settings)
+        else:
+            self._check_key(decrypted)
+            return decrypted
+        raise error
 
     def _check_key(self, decrypted: Decrypted) -> None:
         key = _KEY_ARN.fullmatch(decrypted.key_arn)

@@ -88,12 +88,12 @@ def test_decorators_stack_in_any_order(stack: LocalStack, container: LambdaRunti
             ours = [each for each in daemon.received() if each["name"].startswith("## cerberus")]
             everything.append(json.dumps(ours))
             if anew:
-                assert {each["name"] for each in ours} == {
+                assert sorted(each["name"] for each in ours) == [
+                    "## cerberus auth request",
                     "## cerberus authentication",
                     "## cerberus credentials",
-                    "## cerberus auth request",
                     "## cerberus kms:Decrypt",
-                }
+                ]
                 whole = next(each for each in ours if each["name"] == "## cerberus authentication")
                 assert whole["annotations"] == {"principal": ROLE, "region": "us-west-2", "shared": False}
                 for part in [each for each in ours if each is not whole]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import re
 import shlex
@@ -42,6 +43,9 @@ class Context:
 def test_python_blocks_run_as_they_stand(
     block: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    log = logging.getLogger("cerberus_auth")  # the example gives it handlers of its own
+    for name, value in {"handlers": [], "level": log.level, "propagate": log.propagate}.items():
+        monkeypatch.setattr(log, name, value)
     with LocalStack() as stack:
         for name, value in stack.environment(ROLE).items():
             monkeypatch.setenv(name, value)

@@ -44,7 +44,7 @@ CerberusClient(CerberusAuth())
         "locale",
     }
     loaded = loaded_by(code)
-    assert not loaded & heavy
+    assert not loaded & heavy - loaded_by("import http.client, ssl")  # older Pythons load `locale` for these
     assert {"ssl", "http"} <= loaded  # the certificate store is loaded with the function, not in its first invocation
 
 
