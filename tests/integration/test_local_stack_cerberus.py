@@ -425,6 +425,46 @@ class TestTokens:
     def test_files(self, client: Client) -> None:
         assert client.request("GET", "/v1/secure-file/app/orders/cert.p12", client.token()).content == b"\x00\x01"
 
+    def test_versions_listed(self, client: Client, cerberus: Cerberus) -> None:
+        second = cerberus.put_secret("app/orders/db", {"password": "two"})
+        third = cerberus.put_secret("app/orders/db", {"password": "three"})
+        token = client.token()
+        answer = client.request("GET", "/v1/secret-versions/app/orders/db?limit=2", token).json()
+        summaries = answer.pop("secure_data_version_summaries")
+        assert [each["id"] for each in summaries] == [third, second]
+        assert {each["action"] for each in summaries} == {"UPDATE"}
+        assert all(each["version_created_by"] and each["version_created_ts"] for each in summaries)
+        assert summaries[1]["size_in_bytes"] == len('{"password": "two"}')
+        assert answer == {
+            "has_next": True,
+            "next_offset": 2,
+            "limit": 2,
+            "offset": 0,
+            "version_count_in_result": 2,
+            "total_version_count": 3,
+        }
+        last = client.request("GET", "/v1/secret-versions/app/orders/db?limit=2&offset=2", token).json()
+        assert (last["has_next"], last["next_offset"]) == (False, None)
+        assert last["secure_data_version_summaries"][0]["action"] == "CREATE"
+
+    def test_files_listed_and_their_versions(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.put_file("app/orders/cert.p12", b"new")
+        token = client.token()
+        (file,) = client.request("GET", "/v1/secure-files/app/orders/", token).json()["secure_file_summaries"]
+        assert (file["path"], file["name"], file["size_in_bytes"]) == ("orders/cert.p12", "cert.p12", 3)
+        path = "app/orders/cert.p12"
+        found = client.request("GET", f"/v1/secret-versions/{path}", token).json()["secure_data_version_summaries"]
+        assert [each["type"] for each in found] == ["FILE"] * 2
+        contents = [
+            client.request("GET", f"/v1/secure-file/{path}?versionId={version}", token).content
+            for version in ("CURRENT", *(each["id"] for each in found))
+        ]
+        assert contents == [b"new", b"new", b"\x00\x01"]
+
+    @pytest.mark.parametrize("query", ["limit=x", "offset=-1"])
+    def test_no_such_page(self, client: Client, query: str) -> None:
+        assert client.request("GET", f"/v1/secure-files/app/orders/?{query}", client.token()).status_code == 400
+
     @pytest.mark.parametrize(
         "path",
         [
@@ -432,6 +472,7 @@ class TestTokens:
             "secret/app/orders/db?versionId=none",
             "secret/app/orders/nothing?list=true",
             "secure-file/app/orders/nothing",
+            "secure-file/app/orders/cert.p12?versionId=none",
         ],
     )
     def test_nothing_there(self, client: Client, path: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import requests
 from hatchling.builders.wheel import WheelBuilder
 
 from cerberus_auth import CerberusAuth, CerberusClient, InvalidResponse
@@ -34,6 +36,7 @@ def test_a_users_tests_by_the_fixture(tmp_path: Path) -> None:
         tmp_path,
         APP,
         """
+        import gc
         import sys
         import threading
 
@@ -56,6 +59,22 @@ def test_a_users_tests_by_the_fixture(tmp_path: Path) -> None:
             fake_cerberus.put_secret("app/orders/db", {"username": "other"})
             assert app.handler({}, None) == "orders"
             assert fake_cerberus.cold_start("app").handler({}, None) == "other"
+            assert fake_cerberus.authentications == 2
+
+        @pytest.mark.parametrize("_", range(2))
+        def test_a_package_whose_client_is_in_a_module_below(fake_cerberus, tmp_path, monkeypatch, _):
+            package = tmp_path / "orders"
+            package.mkdir()
+            (package / "__init__.py").write_text("from .secrets import cerberus")
+            (package / "secrets.py").write_text("from cerberus_auth import CerberusClient; cerberus = CerberusClient()")
+            monkeypatch.syspath_prepend(tmp_path)
+            fake_cerberus.put_secret("app/orders/db", {"username": "orders"})
+            assert fake_cerberus.cold_start("orders").cerberus.read("app/orders/db") == {"username": "orders"}
+
+        def test_no_connection_outlives_its_test():
+            from cerberus_auth import auth
+            auth._process._shared.clear()
+            gc.collect()  # -W error: a socket left open would be told of
 
         def test_a_token_revoked(app, fake_cerberus):
             app.cerberus.read("app/orders/db")
@@ -112,7 +131,7 @@ def test_a_users_tests_by_the_fixture(tmp_path: Path) -> None:
         HTTPS_PROXY="http://proxy.invalid:3128",
     )
     assert done.returncode == 0, done.stdout
-    assert "14 passed" in done.stdout
+    assert "17 passed" in done.stdout
 
 
 def test_without_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +142,47 @@ def test_without_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
         assert CerberusClient(auth).read("app/orders/db") == {"username": "orders"}
         auth.close()
     assert fake.authentications == 1
+
+
+def test_a_module_imported_before_is_put_back(fake_cerberus: FakeCerberus) -> None:
+    import email.mime.text as before
+    from email import mime
+
+    assert fake_cerberus.cold_start("email.mime.text") is not before
+    fake_cerberus.close()
+    assert sys.modules["email.mime.text"] is mime.text is before
+
+
+@pytest.mark.parametrize("lane", ["signed", "sdk"])
+@pytest.mark.parametrize(("role", "discovered"), [("a/b", False), ("a.b@c", False), ("a.b@c", True)])
+def test_any_role_in_either_lane(monkeypatch: pytest.MonkeyPatch, role: str, lane: str, discovered: bool) -> None:
+    with FakeCerberus({"app/orders/db": {}}, role_arn=f"arn:aws:iam::111111111111:role/{role}") as fake:
+        for name, value in fake.environment.items():
+            monkeypatch.setenv(name, value)
+        if discovered:
+            monkeypatch.delenv("CERBERUS_IAM_ROLE_ARN", raising=False)
+        monkeypatch.setenv("CERBERUS_AUTH_METHOD", "kms")
+        monkeypatch.setenv("CERBERUS_AWS_CLIENT", lane)
+        assert CerberusAuth().token()
+
+
+def test_another_region_decrypts_nothing(fake_cerberus: FakeCerberus, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cerberus.put_secret("app/orders/db", {})
+    auth_data = requests.post(
+        f"{fake_cerberus.environment['CERBERUS_URL']}/v2/auth/iam-principal",
+        json={"iam_principal_arn": fake_cerberus.role_arn, "region": "eu-west-1"},
+        timeout=5,
+    ).json()["auth_data"]
+    answer = requests.post(
+        fake_cerberus.environment["AWS_ENDPOINT_URL_KMS"],
+        json={"CiphertextBlob": auth_data},
+        headers={
+            "X-Amz-Target": "TrentService.Decrypt",
+            "Authorization": "AWS4-HMAC-SHA256 Credential=A/20260101/us-west-2/kms/aws4_request",
+        },
+        timeout=5,
+    )
+    assert (answer.status_code, answer.json()["__type"]) == (400, "AccessDeniedException")
 
 
 def test_it_decrypts_only_what_it_encrypted(fake_cerberus: FakeCerberus, monkeypatch: pytest.MonkeyPatch) -> None:

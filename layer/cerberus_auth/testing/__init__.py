@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType, TracebackType
 from typing import Self
 
+from ..auth import _process
 from .aws import Aws
 from .cerberus import Call, Cerberus
 from .http_server import Fault, Request
@@ -41,7 +42,7 @@ class FakeCerberus:
         self.role_arn = role_arn
         self._aws = Aws(_CERBERUS_ACCOUNT, role_arn)
         self._cerberus = Cerberus(self._aws, self._aws)
-        self._loaded: set[str] = set()
+        self._before: dict[str, dict[str, ModuleType]] = {}
         self.environment = {
             "AWS_REGION": "us-west-2",
             "AWS_DEFAULT_REGION": "us-west-2",
@@ -62,10 +63,10 @@ class FakeCerberus:
         self._grant(path)
         return self._cerberus.put_secret(path, dict(data))
 
-    def put_file(self, path: str, content: bytes) -> None:
-        """Store a secure file (``category/box/file``)."""
+    def put_file(self, path: str, content: bytes) -> str:
+        """Store a new version of a secure file (``category/box/file``), and give the version's ID."""
         self._grant(path)
-        self._cerberus.put_file(path, content)
+        return self._cerberus.put_file(path, content)
 
     def deny(self) -> None:
         """Take the role out of every box: it can no longer authenticate."""
@@ -102,15 +103,22 @@ class FakeCerberus:
         return list(self._cerberus.calls)
 
     def cold_start(self, module: str) -> ModuleType:
-        """Import the function's module as a new container does: anew, with clients and caches of its own."""
-        sys.modules.pop(module, None)
-        self._loaded.add(module)
+        """Import the function's module, and those below it, as a new container does: anew, with no token or connection.
+
+        The environment must be set. A client in a module elsewhere needs a cold start of that one first.
+        """
+        loaded = _loaded(module)
+        self._before.setdefault(module, loaded)
+        for name in loaded:
+            del sys.modules[name]
+        _process._forget()
         return importlib.import_module(module)
 
     def close(self) -> None:
-        """End the servers, and forget the modules of ``cold_start``. May be called again."""
-        for module in self._loaded:
-            sys.modules.pop(module, None)
+        """End the servers and the connections to them; put back what ``cold_start`` replaced. May be called again."""
+        while self._before:
+            _restore(*self._before.popitem())
+        _process._forget()
         self._cerberus.close()
         self._aws.close()
 
@@ -124,3 +132,19 @@ class FakeCerberus:
 
     def _grant(self, path: str) -> None:
         self._cerberus.grant(self.role_arn, "/".join(path.split("/")[:2]))
+
+
+def _loaded(module: str) -> dict[str, ModuleType]:
+    """What is loaded of a module and of those below it."""
+    return {name: each for name, each in sys.modules.items() if name == module or name.startswith(f"{module}.")}
+
+
+def _restore(module: str, before: Mapping[str, ModuleType]) -> None:
+    for name in _loaded(module):
+        del sys.modules[name]
+    sys.modules.update(before)
+    parent, _, name = module.rpartition(".")
+    if parent in sys.modules:  # which names its modules too
+        vars(sys.modules[parent]).pop(name, None)
+        if module in before:
+            setattr(sys.modules[parent], name, before[module])

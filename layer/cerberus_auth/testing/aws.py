@@ -8,11 +8,14 @@ import json
 import re
 import secrets
 import threading
+import uuid
 from urllib.parse import parse_qs
 
 from .http_server import Request, Response, Server
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+_SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/([^/,\s]+)/kms/aws4_request")
+_XMLNS = "https://sts.amazonaws.com/doc/2011-06-15/"
 
 
 class Aws:
@@ -24,9 +27,9 @@ class Aws:
 
     def __init__(self, account_id: str, role_arn: str) -> None:
         self._account_id = account_id
-        account, _, name = role_arn.removeprefix("arn:aws:iam::").partition(":role/")
-        self._caller = f"arn:aws:sts::{account}:assumed-role/{name.rpartition('/')[2]}/function"
-        self._encrypted: dict[bytes, tuple[bytes, str]] = {}
+        _, self._partition, _, _, account, name = role_arn.split(":", 5)
+        self._caller = f"arn:{self._partition}:sts::{account}:assumed-role/{name.rpartition('/')[2]}/function"
+        self._encrypted: dict[bytes, tuple[bytes, str, str]] = {}
         self._lock = threading.Lock()
         self.server = Server(self._respond)
         self.url = self.server.url
@@ -38,8 +41,10 @@ class Aws:
     def encrypt(self, plaintext: bytes, principal: str, region: str) -> bytes:
         """See ``Keys``. The ciphertext is a name for the plaintext, and nothing more."""
         ciphertext = secrets.token_bytes(128)
+        key = uuid.uuid5(uuid.NAMESPACE_URL, principal)
         with self._lock:
-            self._encrypted[ciphertext] = plaintext, f"arn:aws:kms:{region}:{self._account_id}:key/{principal[-8:]}"
+            key_arn = f"arn:{self._partition}:kms:{region}:{self._account_id}:key/{key}"
+            self._encrypted[ciphertext] = plaintext, key_arn, region
         return ciphertext
 
     def knows(self, region: str) -> bool:
@@ -52,21 +57,32 @@ class Aws:
 
     def _respond(self, request: Request) -> Response:
         if request.headers["X-Amz-Target"] == "TrentService.Decrypt":
-            return self._decrypt(request.body)
+            return self._decrypt(request)
         if parse_qs(request.body.decode("latin-1")).get("Action") == ["GetCallerIdentity"]:
-            answer = {"GetCallerIdentityResponse": {"GetCallerIdentityResult": {"Arn": self._caller}}}
-            return _json(200, answer)
+            return self._identity(request.headers["Accept"] == "application/json")
         return _json(400, {"__type": "UnknownOperationException", "message": "Not among what this fake knows of AWS."})
 
-    def _decrypt(self, body: bytes) -> Response:
+    def _identity(self, as_json: bool) -> Response:
+        if as_json:
+            answer = {"GetCallerIdentityResponse": {"GetCallerIdentityResult": {"Arn": self._caller}}}
+            return Response(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        result = f"<GetCallerIdentityResult><Arn>{self._caller}</Arn></GetCallerIdentityResult>"
+        page = f'<GetCallerIdentityResponse xmlns="{_XMLNS}">{result}</GetCallerIdentityResponse>'
+        return Response(200, page.encode(), {"Content-Type": "text/xml"})
+
+    def _decrypt(self, request: Request) -> Response:
         try:
-            ciphertext = base64.b64decode(json.loads(body)["CiphertextBlob"], validate=True)
+            ciphertext = base64.b64decode(json.loads(request.body)["CiphertextBlob"], validate=True)
         except (binascii.Error, KeyError, TypeError, ValueError):
             return _json(400, {"__type": "SerializationException"})
         with self._lock:
-            plaintext, key_arn = self._encrypted.get(ciphertext, (b"", ""))
+            plaintext, key_arn, region = self._encrypted.get(ciphertext, (b"", "", ""))
         if not key_arn:
             return _json(400, {"__type": "InvalidCiphertextException"})
+        scope = _SCOPE.search(request.headers["Authorization"] or "")
+        if scope is None or scope[1] != region:  # KMS words it like the refusal of a key's policy
+            message = "The ciphertext refers to a key that is not in this region: no resource-based policy allows it."
+            return _json(400, {"__type": "AccessDeniedException", "Message": message})
         return _json(200, {"KeyId": key_arn, "Plaintext": base64.b64encode(plaintext).decode()})
 
 

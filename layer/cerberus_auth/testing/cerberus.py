@@ -16,7 +16,8 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import unquote
@@ -27,6 +28,9 @@ KMS_PLAINTEXT_LIMIT = 4096
 """Bytes that KMS encrypts at most; the service shortens its answer to fit."""
 
 DEFAULT_LEASE_SECONDS = 3600
+
+_WRITER = "owner@example.com"
+"""Who has put everything here, as the lists say."""
 
 _PRINCIPAL = re.compile(
     r"arn:(?P<partition>aws|aws-cn):(?:iam|sts)::(?P<account>\d+):(?!group)\w[^/:]*/(?P<name>[^/]+).*"
@@ -63,6 +67,16 @@ class _Token:
     principal: str
     expires: float
     """On the clock of :func:`time.monotonic`."""
+
+
+@dataclass(frozen=True)
+class _Version:
+    """A secret or a file as it was stored once."""
+
+    content: Any
+    size: int
+    action: str
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
 
 class KeyUnusableError(Exception):
@@ -132,8 +146,8 @@ class Cerberus:
         self._grants: defaultdict[str, set[str]] = defaultdict(set)
         self._tokens: dict[str, _Token] = {}
         self._answers: dict[tuple[str, str, str], tuple[float, Response]] = {}
-        self._secrets: defaultdict[str, dict[str, dict[str, str]]] = defaultdict(dict)
-        self._files: dict[str, bytes] = {}
+        self._secrets: defaultdict[str, dict[str, _Version]] = defaultdict(dict)
+        self._files: defaultdict[str, dict[str, _Version]] = defaultdict(dict)
         self._keys = keys
         self._callers = callers
         self.server = Server(self._respond, tls, port, replaced=self._count_replaced)
@@ -153,15 +167,18 @@ class Cerberus:
 
     def put_secret(self, path: str, data: dict[str, str]) -> str:
         """Store a new version of a secret (``category/sdb/path``), and give the version's id."""
+        return self._put(self._secrets, path, dict(data), len(json.dumps(data)))
+
+    def put_file(self, path: str, content: bytes) -> str:
+        """Store a new version of a file (``category/sdb/path``), and give the version's id."""
+        return self._put(self._files, path, content, len(content))
+
+    def _put(self, stored: defaultdict[str, dict[str, _Version]], path: str, content: Any, size: int) -> str:
         version = str(uuid.uuid4())
         with self._lock:
-            self._secrets[path][version] = dict(data)
+            versions = stored[path]
+            versions[version] = _Version(content, size, "UPDATE" if versions else "CREATE")
         return version
-
-    def put_file(self, path: str, content: bytes) -> None:
-        """Store a file (``category/sdb/path``)."""
-        with self._lock:
-            self._files[path] = content
 
     def revoke(self, token: str | None = None) -> None:
         """Revoke a token, or all of them."""
@@ -368,16 +385,14 @@ class Cerberus:
         data: dict[str, Any]
         with self._lock:
             if call.request.query.get("list") == "true":
-                below = [stored.removeprefix(f"{path}/") for stored in self._secrets if stored.startswith(f"{path}/")]
+                below = [name.removeprefix(f"{path}/") for name in self._secrets if name.startswith(f"{path}/")]
                 data = {"keys": sorted({head + slash for head, slash, _ in (name.partition("/") for name in below)})}
                 found = bool(below)
             else:
-                versions = self._secrets.get(path, {})
-                asked = call.request.query.get("versionId", "CURRENT")
-                version = next(reversed(versions), None) if asked == "CURRENT" else asked
-                found = version in versions
-                data = versions.get(version or "", {})
-                metadata = {"version_id": version or ""}
+                version, stored = _asked_for(call.request, self._secrets.get(path, {}))
+                found = stored is not None
+                data = stored.content if stored else {}
+                metadata = {"version_id": version}
         if not found:
             return Response(404)
         of_vault = {"lease_id": "", "renewable": False, "lease_duration": 3600, "wrap_info": None, "warnings": None}
@@ -386,26 +401,51 @@ class Cerberus:
     def _read_file(self, call: _Call, path: str) -> Response:
         self._check_access(call, path)
         with self._lock:
-            content = self._files.get(path)
-        if content is None:
+            _, stored = _asked_for(call.request, self._files.get(path, {}))
+        if stored is None:
             return Response(404)
         disposition = f'attachment; filename="{path.rpartition("/")[2]}"'
-        return Response(200, content, {"Content-Type": "application/octet-stream", "Content-Disposition": disposition})
+        headers = {"Content-Type": "application/octet-stream", "Content-Disposition": disposition}
+        return Response(200, stored.content, headers)
 
     def _list_versions(self, call: _Call, path: str) -> Response:
         self._check_access(call, path)
         with self._lock:
-            versions = list(self._secrets.get(path, {}))
-        found = [{"id": version, "path": path, "action": "UPDATE", "type": "OBJECT"} for version in reversed(versions)]
+            kind, stored = ("OBJECT", self._secrets) if path in self._secrets else ("FILE", self._files)
+            versions = list(stored.get(path, {}).items())
+        found = [
+            {
+                "id": version,
+                "sdbox_id": _box_id(path),
+                "path": path,
+                "action": each.action,
+                "type": kind,
+                "size_in_bytes": each.size,
+                "version_created_by": _WRITER,
+                "version_created_ts": each.created,
+                "action_principal": _WRITER,
+                "action_ts": each.created,
+            }
+            for version, each in reversed(versions)
+        ]
         return _page(call.request, found, "secure_data_version_summaries", "version")
 
     def _list_files(self, call: _Call, path: str) -> Response:
         self._check_access(call, path)
         with self._lock:
-            files = {name: len(content) for name, content in self._files.items() if name.startswith(f"{path}/")}
+            files = {name: list(each.values()) for name, each in self._files.items() if name.startswith(f"{path}/")}
         found = [
-            {"path": name, "name": name.rpartition("/")[2], "size_in_bytes": size}
-            for name, size in sorted(files.items())
+            {
+                "sdbox_id": _box_id(name),
+                "path": name.partition("/")[2],  # without the category, as the service has it
+                "size_in_bytes": versions[-1].size,
+                "name": name.rpartition("/")[2],
+                "created_by": _WRITER,
+                "created_ts": versions[0].created,
+                "last_updated_by": _WRITER,
+                "last_updated_ts": versions[-1].created,
+            }
+            for name, versions in sorted(files.items())
         ]
         return _page(call.request, found, "secure_file_summaries", "file")
 
@@ -434,9 +474,24 @@ def _names(arn: re.Match[str]) -> list[str]:
     return [arn[0], *as_role, f"arn:{partition}:iam::{account}:root"]
 
 
+def _asked_for(request: Request, versions: Mapping[str, _Version]) -> tuple[str, _Version | None]:
+    """Find the version that a request asks for, by default the current one."""
+    version = request.query.get("versionId", "CURRENT")
+    if version == "CURRENT":
+        version = next(reversed(list(versions)), "")
+    return version, versions.get(version)
+
+
+def _box_id(path: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(path.split("/")[:2])))
+
+
 def _page(request: Request, found: list[dict[str, Any]], name: str, kind: str) -> Response:
     """A page of a list, as the service counts it."""
-    limit, offset = int(request.query.get("limit", 100)), int(request.query.get("offset", 0))
+    given = request.query.get("limit", "100"), request.query.get("offset", "0")
+    if not all(re.fullmatch("[0-9]{1,9}", number) for number in given):
+        return Response(400)
+    limit, offset = map(int, given)
     page, has_next = found[offset : offset + limit], len(found) > offset + limit
     counts = {f"{kind}_count_in_result": len(page), f"total_{kind}_count": len(found)}
     bounds = {
