@@ -257,7 +257,7 @@ def test_which_way_wins(row: Row, function: Function) -> None:
         CERBERUS_IAM_ROLE_ARN=",".join(principals),
         CERBERUS_FALLBACK_REGIONS=",".join(regions[1:]),
         CERBERUS_MAX_ATTEMPTS="1",
-        CERBERUS_READ_TIMEOUT="1",
+        CERBERUS_READ_TIMEOUT="2",
     )
     for name in regions:
         for arn in principals:
