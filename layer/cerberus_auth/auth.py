@@ -9,31 +9,30 @@ import time
 import weakref
 from collections import deque
 from functools import partial
-from urllib.parse import urljoin, urlsplit
 
-from . import extension
-from .authentication import Authentication
-from .aws import connect
-from .cache import Held, TokenCache
-from .cerberus import CLIENT_HEADERS
-from .clock import Deadline
-from .errors import CerberusError, ConfigurationError, RenewedElsewhere, TokenRefused, shielded
-from .kms_auth import KmsAuth, OlderKmsAuth
-from .sequence import Sequence
+from .authentication.kms import KmsAuth, OlderKmsAuth
+from .authentication.record import Authentication
+from .authentication.sequence import Sequence
+from .authentication.sts import StsAuth
+from .authentication.token import ANY, Asked
+from .authentication.wire import CLIENT_HEADERS, TOKEN_HEADER
+from .aws.calls import connect
+from .caching.cache import Held, TokenCache
+from .deadline import Deadline
+from .errors import CerberusError, RenewedElsewhere, TokenRefused, shielded
+from .http.transport import Transport
+from .lifecycle import extension
 from .settings import Settings
-from .sts_auth import StsAuth
-from .token import ANY, Asked
-from .transport import Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Protocol
 
     import requests
 
-    from .aws import Aws
-    from .sequence import AuthMethod
-    from .token import Token, Wanted
+    from .authentication.sequence import AuthMethod
+    from .authentication.token import Token, Wanted
+    from .aws.calls import Aws
 
     class LambdaContext(Protocol):
         """The part of a handler's context that is used here."""
@@ -42,10 +41,8 @@ if TYPE_CHECKING:
             """Milliseconds until Lambda ends the invocation."""
 
 
-TOKEN_HEADER = "X-Cerberus-Token"  # noqa: S105  (a header's name)
 _logger = logging.getLogger("cerberus_auth")
 
-_DEFAULT_PORTS = {"https": 443, "http": 80}
 _MAX_SHARED = 32
 _KEPT_AUTHENTICATIONS = 16
 _ANSWER_SECONDS = 0.3  # of an invocation's remaining time, left to the handler to answer in
@@ -182,66 +179,12 @@ class CerberusAuth:
         ConfigurationError
             The request goes elsewhere than ``CERBERUS_URL``: a token is for its own service only.
         """
-        if not self._is_ours(request.url):
-            raise ConfigurationError("this auth is for requests to CERBERUS_URL only; its token was not sent elsewhere")
-        request.headers[TOKEN_HEADER] = self.token()
-        for name, value in CLIENT_HEADERS.items():
-            request.headers.setdefault(name, value)
-        request.register_hook("response", _Again(self, request.body))  # type: ignore[no-untyped-call]
-        return request
+        from .requests_auth import prepare  # not where nobody uses requests
 
-    def _is_ours(self, url: str | None) -> bool:
-        return _origin(url or "") == _origin(self.settings.url)
+        return prepare(self, request)
 
     def __repr__(self) -> str:
         return f"<CerberusAuth for {self.settings.url}>"
-
-
-class _Again:
-    """A response hook of ``requests``: one retry after a 401, and no token to another origin after a redirect."""
-
-    def __init__(self, auth: CerberusAuth, body: Any) -> None:
-        self._auth = auth
-        self._position = _position(body)
-        repeatable = body is None or isinstance(body, bytes | str) or self._position is not None
-        self._renewals = auth.renewals if repeatable else 0
-
-    def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
-        sent = response.request
-        if not self._auth._is_ours(sent.url) or TOKEN_HEADER not in sent.headers:
-            return response
-        if response.status_code == 401 and self._renewals:
-            while response.status_code == 401 and self._renewals:
-                self._renewals -= 1
-                response = self._repeat(response, **kwargs)
-            if response.status_code == 401:
-                self._auth.refused_again(str(response.request.headers[TOKEN_HEADER]))
-        if response.is_redirect:  # requests copies the headers of the first request when it follows
-            sent.headers[TOKEN_HEADER] = response.request.headers[TOKEN_HEADER]
-            if not self._auth._is_ours(urljoin(sent.url or "", response.headers["location"])):
-                del sent.headers[TOKEN_HEADER]
-        return response
-
-    def _repeat(self, response: requests.Response, **kwargs: Any) -> requests.Response:
-        sent = response.request
-        _ = response.content  # read to its end, so that the connection is free
-        response.close()
-        request = sent.copy()
-        request.headers[TOKEN_HEADER] = self._auth.renewed(str(sent.headers[TOKEN_HEADER]))
-        if self._position is not None:
-            request.body.seek(self._position)  # type: ignore[union-attr]
-        second = response.connection.send(request, **kwargs)
-        second.history.append(response)
-        second.request = request
-        return second
-
-
-def _position(body: Any) -> int | None:
-    """Where a body begins that can be sent again from there; None for any other."""
-    try:
-        return int(body.tell()) if body.seekable() else None
-    except (AttributeError, OSError):
-        return None
 
 
 def seconds_left(timeout: float | None, context: LambdaContext | None) -> float | None:
@@ -293,7 +236,7 @@ class _Shared:
                 self.transport.load()
                 shared = None
                 if self.settings.shares:
-                    from .shared_cache import SharedCache  # not where nobody shares: its import is not free
+                    from .sharing.policy import SharedCache  # not where nobody shares: its import is not free
 
                     shared = SharedCache(self.settings, aws)
                 methods: list[AuthMethod] = [
@@ -414,8 +357,3 @@ class _Process:
 
 
 _process = _Process()
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)

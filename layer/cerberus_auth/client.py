@@ -6,9 +6,9 @@ import threading
 from urllib.parse import quote
 
 from . import errors
-from .auth import TOKEN_HEADER, CerberusAuth, seconds_left
-from .cerberus import CLIENT_HEADERS
-from .clock import Deadline
+from .auth import CerberusAuth, seconds_left
+from .authentication.wire import CLIENT_HEADERS, TOKEN_HEADER
+from .deadline import Deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from typing import Any, TypedDict, Unpack
 
     from .auth import LambdaContext
-    from .secret_cache import SecretCache
-    from .transport import Response
+    from .caching.secrets import SecretCache
+    from .http.transport import Response
 
     class Options(TypedDict, total=False):
         """What every method of ``CerberusClient`` takes by keyword."""
@@ -122,7 +122,7 @@ class CerberusClient:
         return errors.shielded(lambda: get(name, read, deadline, max_age=max_age or 0, stale=stale, fresh=fresh))
 
     def _secrets(self) -> SecretCache:
-        from .secret_cache import SecretCache  # not before somebody caches: its import is not free
+        from .caching.secrets import SecretCache  # not before somebody caches: its import is not free
 
         with self._lock:
             if self._cache is None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from requests.structures import CaseInsensitiveDict
 
-    from .transport import Response
+    from .http.transport import Response
 
 T = TypeVar("T")
 

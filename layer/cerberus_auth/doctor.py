@@ -21,18 +21,20 @@ from urllib.parse import SplitResult, urlsplit
 
 from ._version import __version__
 from .auth import CerberusAuth
-from .aws import AwsRefusal, connect, credentials_refused
+from .authentication.principal import role_arn
+from .aws.calls import AwsRefusal, connect, credentials_refused
 from .client import CerberusClient
-from .clock import Deadline
+from .deadline import Deadline
 from .errors import AccessDenied, AuthenticationFailed, CerberusError, SecretNotFound
-from .principal import role_arn
+from .http.proxy import proxy_for, proxy_url, tunnel_headers
+from .http.retry import reason
+from .http.transport import Transport
 from .settings import Settings
-from .shared_cache import Item, StoreFailure
-from .shared_table import TableStore
-from .transport import Transport, proxy_url, reason, tunnel_headers
+from .sharing.item import Item, StoreFailure
+from .sharing.table import TableStore
 
 if TYPE_CHECKING:
-    from .aws import Aws
+    from .aws.calls import Aws
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 
@@ -194,7 +196,7 @@ class Doctor:
     def _network(self, settings: Settings, transport: Transport) -> None:
         url = urlsplit(settings.url)
         host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
-        proxy = transport.proxy_for(host, port) if url.scheme == "https" else None
+        proxy = proxy_for(settings, host, port) if url.scheme == "https" else None
         first = proxy_url(proxy) if proxy else url
         target, target_port = first.hostname or "", first.port or (80 if proxy else port)
         through = " (HTTPS_PROXY)" if proxy else ""

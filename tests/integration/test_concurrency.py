@@ -112,7 +112,7 @@ def test_64_threads_that_meet_a_401_cost_one_authentication_more_half_of_them_la
 def test_200_threads_in_the_refresh_window_wait_for_no_service_that_hangs(
     function: Function, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cerberus_auth.cache.jitter", lambda: 1.0)  # the widest window
+    monkeypatch.setattr("cerberus_auth.caching.cache.jitter", lambda: 1.0)  # the widest window
     auth = function.auth()
     old = auth.token()
     monotonic, wall, ahead = time.monotonic, time.time, 3600 - 60 - 300

@@ -27,11 +27,11 @@ from cerberus_auth import (
     DecryptionDenied,
     InvalidResponse,
 )
-from cerberus_auth.aws import AwsRefusal, Credentials, connect
+from cerberus_auth.aws.calls import AwsRefusal, Credentials, connect
 from cerberus_auth.aws.sigv4 import sign
-from cerberus_auth.clock import Deadline
+from cerberus_auth.deadline import Deadline
+from cerberus_auth.http.transport import Transport, host_header
 from cerberus_auth.testing.http_server import Fault, Request, Response, Server
-from cerberus_auth.transport import Transport, host_header
 from integration.function import Function
 from local_stack.aws import Aws
 from local_stack.certificates import CertificateAuthority

@@ -13,8 +13,8 @@ from typing import Self
 import pytest
 
 from cerberus_auth import CerberusClient, CerberusUnavailable, Settings
+from cerberus_auth.http.proxy import proxy_for
 from cerberus_auth.testing.http_server import Request, Response, Server
-from cerberus_auth.transport import Transport
 from integration.function import Function
 from local_stack.stack import ROLE, SECRET, SECRET_PATH
 
@@ -270,7 +270,7 @@ def test_a_silent_proxy_is_given_the_connect_timeout(function: Function, proxy: 
 def test_no_proxy(no_proxy: str, host: str, port: int, proxied: bool) -> None:
     proxy = "http://proxy.example.com:3128"
     settings = Settings(url="https://cerberus.example.com", region="us-west-2", proxy=proxy, no_proxy=no_proxy)
-    assert Transport(settings).proxy_for(host, port) == (proxy if proxied else None)
+    assert proxy_for(settings, host, port) == (proxy if proxied else None)
 
 
 @pytest.mark.parametrize(

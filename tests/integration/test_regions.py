@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 import cerberus_auth.auth
-import cerberus_auth.cache
-import cerberus_auth.sequence
-import cerberus_auth.token
+import cerberus_auth.authentication.sequence
+import cerberus_auth.authentication.token
+import cerberus_auth.caching.cache
 from cerberus_auth import AuthenticationFailed, CerberusUnavailable
 from cerberus_auth.testing.http_server import Fault, Request
 from integration.function import Function
@@ -38,7 +38,12 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         clock = SimpleNamespace(
             monotonic=lambda: time.monotonic() + (0 if frozen else seconds), time=lambda: time.time() + seconds
         )
-        for module in (cerberus_auth.auth, cerberus_auth.cache, cerberus_auth.sequence, cerberus_auth.token):
+        for module in (
+            cerberus_auth.auth,
+            cerberus_auth.caching.cache,
+            cerberus_auth.authentication.sequence,
+            cerberus_auth.authentication.token,
+        ):
             monkeypatch.setattr(module, "time", clock)
 
     return step

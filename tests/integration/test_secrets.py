@@ -20,7 +20,7 @@ from cerberus_auth import (
     InvalidResponse,
     SecretNotFound,
 )
-from cerberus_auth import secret_cache as module
+from cerberus_auth.caching import secrets as module
 from cerberus_auth.testing.http_server import Fault, Request
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack
 

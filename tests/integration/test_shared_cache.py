@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from cerberus_auth import CerberusAuth, CerberusClient, CerberusUnavailable, Settings
-from cerberus_auth.aws import connect
-from cerberus_auth.clock import Deadline
-from cerberus_auth.shared_cache import Item
-from cerberus_auth.shared_table import TableStore
+from cerberus_auth.aws.calls import connect
+from cerberus_auth.deadline import Deadline
+from cerberus_auth.http.transport import Transport
+from cerberus_auth.sharing.item import Item
+from cerberus_auth.sharing.table import TableStore
 from cerberus_auth.testing.http_server import Fault, Request, Response, Server
-from cerberus_auth.transport import Transport
 from integration.function import Function
 from local_stack.aws import Aws
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement

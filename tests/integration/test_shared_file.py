@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from cerberus_auth import CerberusAuth, CerberusClient
-from cerberus_auth.clock import Deadline
-from cerberus_auth.shared_cache import Item, StoreFailure
-from cerberus_auth.shared_file import FileStore
+from cerberus_auth.deadline import Deadline
+from cerberus_auth.sharing.file import FileStore
+from cerberus_auth.sharing.item import Item, StoreFailure
 from integration.function import Function
 from local_stack.stack import ROLE, SECRET, SECRET_PATH
 

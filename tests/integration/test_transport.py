@@ -18,8 +18,8 @@ import pytest
 import authorities
 import cerberus_auth
 from cerberus_auth import CerberusUnavailable, InvalidResponse, Settings
-from cerberus_auth.clock import Deadline
-from cerberus_auth.transport import Response, Transport
+from cerberus_auth.deadline import Deadline
+from cerberus_auth.http.transport import Response, Transport
 from local_stack.certificates import CertificateAuthority
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -171,8 +171,8 @@ def test_a_layer_trusts_the_authorities_it_brings_unless_told_otherwise(
     code = """if True:
         import sys
         from cerberus_auth import CerberusError, Settings
-        from cerberus_auth.clock import Deadline
-        from cerberus_auth.transport import Transport
+        from cerberus_auth.deadline import Deadline
+        from cerberus_auth.http.transport import Transport
         transport = Transport(Settings.from_env())
         try:
             print(transport.request("the server", "GET", sys.argv[1], Deadline(5), headers=dict).status)

@@ -1,7 +1,7 @@
 """A fleet of containers in a time of its own (SimPy), driven by the package's own code.
 
-When to look, to claim, to wait and to ask is decided by ``cerberus_auth.shared_cache.Policy``, and how long a token serves by
-``cerberus_auth.cache.Held``: neither is copied here. What stands around them is modelled: DynamoDB, KMS, Cerberus, and when
+When to look, to claim, to wait and to ask is decided by ``sharing.policy.Policy``, and how long a token serves by
+``caching.cache.Held``: neither is copied here. What stands around them is modelled: DynamoDB, KMS, Cerberus, and when
 containers come, are used, and go. One role in one region, since roles have nothing in common.
 """
 
@@ -17,10 +17,11 @@ from typing import Any
 import simpy
 
 from cerberus_auth import CerberusError, CerberusUnavailable
-from cerberus_auth.cache import Held
+from cerberus_auth.authentication.token import Asked, Token, Wanted
+from cerberus_auth.caching.cache import Held
 from cerberus_auth.errors import RenewedElsewhere
-from cerberus_auth.shared_cache import Item, Policy, StoreBusy, StoreFailure
-from cerberus_auth.token import Asked, Token, Wanted
+from cerberus_auth.sharing.item import Item, StoreBusy, StoreFailure
+from cerberus_auth.sharing.policy import Policy
 
 START = 1_700_000_000.0  # the wall clock when the model's is 0
 MARGIN_SECONDS = 60.0

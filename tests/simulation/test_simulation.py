@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cerberus_auth.shared_cache import WAIT_SECONDS
+from cerberus_auth.sharing.policy import WAIT_SECONDS
 from simulation import peers
 from simulation.model import Conditions, Fleet
 from simulation.scenarios import HOUR, MINUTE, Scenario, at_once, others, within

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cerberus_auth import CerberusError, CerberusUnavailable, DeadlineExceeded
-from cerberus_auth.cache import TokenCache
-from cerberus_auth.clock import Deadline
+from cerberus_auth.authentication.token import Asked, Token, Wanted
+from cerberus_auth.caching.cache import TokenCache
+from cerberus_auth.deadline import Deadline
 from cerberus_auth.errors import RenewedElsewhere
-from cerberus_auth.token import Asked, Token, Wanted
 
 
 class Clock:

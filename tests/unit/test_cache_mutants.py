@@ -11,10 +11,10 @@ from types import ModuleType
 
 import pytest
 
-import cerberus_auth.cache
+import cerberus_auth.caching.cache
 from unit.test_cache_properties import Lifetime, RuleBroken
 
-SOURCE = Path(cerberus_auth.cache.__file__)
+SOURCE = Path(cerberus_auth.caching.cache.__file__)
 LATENCY = 0.1  # of a service in order
 LANDED = 0.15  # a flight has landed, and if it failed, its pause lasts still
 OVER = 0.5  # a flight has landed, and the pause after the first failure is over
@@ -928,15 +928,15 @@ SCRIPTS = list(dict.fromkeys(script for script, *_ in MUTANTS.values()))
 def mutate(old: str, new: str) -> ModuleType:
     source = SOURCE.read_text()
     assert source.count(old) == 1, f"not once in {SOURCE.name}: {old}"
-    module = ModuleType(cerberus_auth.cache.__name__)
-    module.__package__ = cerberus_auth.cache.__package__
+    module = ModuleType(cerberus_auth.caching.cache.__name__)
+    module.__package__ = cerberus_auth.caching.cache.__package__
     exec(compile(source.replace(old, new), "mutant.py", "exec"), module.__dict__)  # noqa: S102
     return module
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
 def test_the_cache_keeps_every_rule(script: Script) -> None:
-    run(script, cerberus_auth.cache)
+    run(script, cerberus_auth.caching.cache)
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import cerberus_auth.cache
-import cerberus_auth.clock
-import cerberus_auth.token
+import cerberus_auth.authentication.token
+import cerberus_auth.caching.cache
+import cerberus_auth.deadline
 from cerberus_auth import CerberusError, CerberusUnavailable, DeadlineExceeded, TokenRefused
-from cerberus_auth.clock import Deadline
-from cerberus_auth.token import Asked, Token, Wanted
+from cerberus_auth.authentication.token import Asked, Token, Wanted
+from cerberus_auth.deadline import Deadline
 from unit.scheduler import Scheduler
 
 TIMEOUT, MARGIN = 10.0, 60.0
@@ -96,7 +96,7 @@ class Call:
 class Lifetime(RuleBasedStateMachine):
     """A warm container."""
 
-    module: ModuleType = cerberus_auth.cache
+    module: ModuleType = cerberus_auth.caching.cache
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Lifetime(RuleBasedStateMachine):
         self.scheduler = Scheduler(order.randrange)
         self.scheduler.on_set = self.landed
         self.patch.setattr(logging.getLogger("cerberus_auth"), "disabled", True)
-        for module in (self.module, cerberus_auth.clock, cerberus_auth.token):
+        for module in (self.module, cerberus_auth.deadline, cerberus_auth.authentication.token):
             self.patch.setattr(module, "time", self.scheduler.time)
         self.patch.setattr(self.module, "threading", self.scheduler.threading)
         self.patch.setattr(self.module, "jitter", lambda: self.jitter)

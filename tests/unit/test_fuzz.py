@@ -16,18 +16,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cerberus_auth import CerberusError, ConfigurationError, Settings
-from cerberus_auth import token as tokens
-from cerberus_auth.aws import AwsRefusal, Credentials, Decrypted
+from cerberus_auth.authentication import token as tokens
+from cerberus_auth.authentication.kms import KmsAuth
+from cerberus_auth.authentication.principal import is_for, role_arn
+from cerberus_auth.authentication.sts import StsAuth
+from cerberus_auth.authentication.token import Asked, Token
+from cerberus_auth.authentication.wire import auth_refusal, error_code, transient
+from cerberus_auth.aws.calls import AwsRefusal, Credentials, Decrypted
 from cerberus_auth.aws.signed import SignedAws
-from cerberus_auth.cerberus import auth_refusal, error_code, transient
-from cerberus_auth.clock import Deadline
-from cerberus_auth.kms_auth import KmsAuth
-from cerberus_auth.principal import is_for, role_arn
-from cerberus_auth.shared_cache import Item
-from cerberus_auth.shared_table import TableStore
-from cerberus_auth.sts_auth import StsAuth
-from cerberus_auth.token import Asked, Token
-from cerberus_auth.transport import Response, Transport
+from cerberus_auth.deadline import Deadline
+from cerberus_auth.http.transport import Response, Transport
+from cerberus_auth.sharing.item import Item
+from cerberus_auth.sharing.table import TableStore
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 fuzz = settings(

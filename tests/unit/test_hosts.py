@@ -15,14 +15,14 @@ from botocore.exceptions import EndpointProviderError
 from botocore.loaders import Loader
 
 from cerberus_auth import ConfigurationError, Settings
-from cerberus_auth.aws import connect, host
+from cerberus_auth.aws.calls import connect, host
 from cerberus_auth.aws.sdk import SdkAws
 from cerberus_auth.aws.signed import SignedAws
-from cerberus_auth.clock import Deadline
-from cerberus_auth.transport import Transport
+from cerberus_auth.deadline import Deadline
+from cerberus_auth.http.transport import Transport
 
 if TYPE_CHECKING:
-    from cerberus_auth.aws import Aws
+    from cerberus_auth.aws.calls import Aws
 
 SERVICES = ("kms", "sts", "lambda", "dynamodb")
 REGIONS = {

@@ -63,16 +63,16 @@ os.environ |= {"CERBERUS_URL": "https://cerberus.example.com", "AWS_REGION": "us
 from cerberus_auth import CerberusAuth
 CerberusAuth()
 import sys
-ours = [name.rpartition(".")[2] for name in sys.modules if name.startswith("cerberus_auth.")]
+ours = [name.removeprefix("cerberus_auth.").replace(".", "_") for name in sys.modules if name.startswith("cerberus_auth.")]
 sys.modules.update({f"loaded_{name}": sys for name in ours})
 """
-    shared = {"loaded_shared_cache", "loaded_shared_table", "loaded_shared_file", "loaded_seal"}
+    shared = {"loaded_sharing_policy", "loaded_sharing_table", "loaded_sharing_file", "loaded_sharing_seal"}
     assert not loaded_by(code % "") & shared
     table = ', "CERBERUS_SHARED_CACHE_TABLE": "table", "CERBERUS_KMS_ACCOUNT_ID": "222222222222"'
-    assert loaded_by(code % table) & shared == {"loaded_shared_cache", "loaded_shared_table"}
+    assert loaded_by(code % table) & shared == {"loaded_sharing_policy", "loaded_sharing_table"}
     assert loaded_by(code % ', "AWS_LAMBDA_MAX_CONCURRENCY": "8"') & shared == {
-        "loaded_shared_cache",
-        "loaded_shared_file",
+        "loaded_sharing_policy",
+        "loaded_sharing_file",
     }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from cerberus_auth.clock import Deadline
-from cerberus_auth.secret_cache import SecretCache
+from cerberus_auth.caching.secrets import SecretCache
+from cerberus_auth.deadline import Deadline
 
 
 def test_a_slow_reading_does_not_take_the_place_of_a_later_one() -> None:

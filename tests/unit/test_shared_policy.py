@@ -13,18 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cerberus_auth import CerberusUnavailable
+from cerberus_auth.authentication.token import Asked, Token, Wanted
 from cerberus_auth.errors import RenewedElsewhere
-from cerberus_auth.shared_cache import (
-    CLAIM_SECONDS,
-    WAIT_SECONDS,
-    Item,
-    Policy,
-    StoreBusy,
-    StoreFailure,
-    StoreSlow,
-    run,
-)
-from cerberus_auth.token import Asked, Token, Wanted
+from cerberus_auth.sharing.item import CLAIM_SECONDS, Item, StoreBusy, StoreFailure, StoreSlow
+from cerberus_auth.sharing.policy import WAIT_SECONDS, Policy, run
 
 START = 1_700_000_000.0
 LEASE = 3600

@@ -19,10 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cerberus_auth import Settings
-from cerberus_auth.aws import Credentials, connect, sigv4
-from cerberus_auth.clock import Deadline
-from cerberus_auth.sts_auth import StsAuth
-from cerberus_auth.transport import Response, Transport
+from cerberus_auth.authentication.sts import StsAuth
+from cerberus_auth.aws import sigv4
+from cerberus_auth.aws.calls import Credentials, connect
+from cerberus_auth.deadline import Deadline
+from cerberus_auth.http.transport import Response, Transport
 
 BODY = b"Action=GetCallerIdentity&Version=2011-06-15"
 REGIONS = sorted(

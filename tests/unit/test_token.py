@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cerberus_auth import InvalidResponse
-from cerberus_auth.token import Asked, Token, parse, principal_of, usable_seconds
+from cerberus_auth.authentication.token import Asked, Token, parse, principal_of, usable_seconds
 
 GOOD: dict[str, Any] = {"client_token": "t0ken", "lease_duration": 3600}
 

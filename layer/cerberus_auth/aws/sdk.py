@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from .. import errors
+from ..http.retry import NoAnswer, with_retries
 from ..settings import is_loopback
-from ..transport import NoAnswer, with_retries
-from . import THROTTLED, AwsRefusal, Credentials, Decrypted, credentials_refused, environment_credentials
+from .calls import THROTTLED, AwsRefusal, Credentials, Decrypted, credentials_refused, environment_credentials
 from .temporary import ROLE_SESSION_NAME, Temporary, assuming
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from botocore.client import BaseClient
 
-    from ..clock import Deadline
+    from ..deadline import Deadline
     from ..settings import Settings
 
     T = TypeVar("T")

@@ -9,9 +9,9 @@ from datetime import datetime
 from urllib.parse import quote, urlencode, urlsplit
 
 from .. import errors
+from ..http.transport import host_header, overloaded
 from ..settings import is_loopback
-from ..transport import host_header, overloaded
-from . import THROTTLED, AwsRefusal, Credentials, Decrypted, credentials_refused, environment_credentials, host
+from .calls import THROTTLED, AwsRefusal, Credentials, Decrypted, credentials_refused, environment_credentials, host
 from .sigv4 import sign
 from .temporary import ROLE_SESSION_NAME, Temporary, assuming
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from ..clock import Deadline
+    from ..deadline import Deadline
+    from ..http.transport import Response, Transport
     from ..settings import Settings
-    from ..transport import Response, Transport
 
 _NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda", "dynamodb": "DynamoDB"}
 _FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "Accept": "application/json"}

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from . import Credentials
+    from .calls import Credentials
 
 _BLOCK_BYTES = 64  # of SHA-256; RFC 2104
 _INNER = bytes(byte ^ 0x36 for byte in range(256))

@@ -7,14 +7,14 @@ import time
 from contextlib import contextmanager
 
 from .. import errors
-from . import AwsRefusal, credentials_refused
+from .calls import AwsRefusal, credentials_refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ..clock import Deadline
-    from . import Credentials
+    from ..deadline import Deadline
+    from .calls import Credentials
 
 ROLE_SESSION_NAME = "cerberus-auth"
 _RENEW_SECONDS = 300  # fetched anew this long before their end

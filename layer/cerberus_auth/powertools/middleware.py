@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools import Logger, Metrics, Tracer
 
     from ..auth import LambdaContext
-    from ..authentication import Authentication
+    from ..authentication.record import Authentication
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .clock import Step
-    from .errors import CerberusError
+    from ..deadline import Step
+    from ..errors import CerberusError
     from .token import Token
 
 

@@ -11,15 +11,15 @@ import logging
 import threading
 import time
 
-from .clock import Deadline, jitter
-from .errors import CerberusError, CerberusUnavailable, DeadlineExceeded, RenewedElsewhere
-from .token import Asked, Wanted, usable_seconds
+from ..authentication.token import Asked, Wanted, usable_seconds
+from ..deadline import Deadline, jitter
+from ..errors import CerberusError, CerberusUnavailable, DeadlineExceeded, RenewedElsewhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from .token import Token
+    from ..authentication.token import Token
 
     class Authenticate(Protocol):
         """How the cache gets a token."""

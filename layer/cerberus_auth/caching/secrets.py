@@ -8,14 +8,14 @@ import time
 
 from cachetools import LRUCache
 
-from .errors import AuthenticationFailed, CerberusError, CerberusUnavailable, DeadlineExceeded
+from ..errors import AuthenticationFailed, CerberusError, CerberusUnavailable, DeadlineExceeded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
     from typing import Any
 
-    from .clock import Deadline
+    from ..deadline import Deadline
 
 _MAX_KEPT = 256
 

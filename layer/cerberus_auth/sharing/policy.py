@@ -10,122 +10,38 @@ Nothing fails because of it: whatever is wrong with a store, the token comes fro
 from __future__ import annotations
 
 import logging
-import os
 import time
 from functools import partial
 
-from .clock import jitter
-from .errors import DecryptionDenied, InvalidResponse, RenewedElsewhere
-from .token import Asked, usable_seconds
+from ..authentication.token import Asked, usable_seconds
+from ..deadline import jitter
+from ..errors import DecryptionDenied, InvalidResponse, RenewedElsewhere
+from .item import CLAIM_SECONDS, SKEW_SECONDS, Item, StoreBusy, StoreFailure, StoreSlow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
-    from typing import Any, Protocol
+    from collections.abc import Callable, Generator
+    from typing import Any
 
-    from .aws import Aws
-    from .clock import Deadline
-    from .settings import Settings
-    from .token import Token, Wanted
+    from ..authentication.token import Token, Wanted
+    from ..aws.calls import Aws
+    from ..deadline import Deadline
+    from ..settings import Settings
+    from .item import Store
 
     Answer = tuple[Token, str | None]  # a token, and the encrypted response to share; None: it cannot be shared
     Plan = Generator[Callable[[], Any], Any, Answer]
 
-    class Store(Protocol):
-        """Where the item of one principal, service and region is kept. Calls raise ``StoreFailure``."""
 
-        def get(self) -> Item | None:
-            """The item; None where there is none."""
-
-        def swap(self, seen: Item | None, new: Item) -> Item | None:
-            """Put ``new`` in the place of ``seen``, if that is still there. Gives what is there now."""
-
-
-CLAIM_SECONDS = 2.0  # an authentication takes tenths of a second; a crashed claimer holds the others up for this long
 WAIT_SECONDS = 4.0  # for a claim that crashed and the one after it
 _MIN_PAUSE_SECONDS = 0.05
 _FIRST_PAUSE_SECONDS = 0.1
 _MAX_PAUSE_SECONDS = 0.8
-_SKEW_SECONDS = 1.0  # by which the clocks of two containers may differ
 _SUSPEND_SECONDS = 60.0  # a store that failed is left alone for so long
 _CLAIM_KEPT_SECONDS = 3600.0  # for DynamoDB to delete a claim that came to nothing
 _PUBLISH_ATTEMPTS = 5
-_LAST_SECOND = 1e11  # since the epoch: what is later is no time
 
 _logger = logging.getLogger("cerberus_auth")
-
-
-class StoreFailure(Exception):
-    """A store cannot be used; says why and what to do. Stays inside the package."""
-
-
-class StoreBusy(StoreFailure):
-    """For now: too many come at once."""
-
-
-class StoreSlow(StoreFailure):
-    """It did not answer in its time. Once that may be a herd's doing."""
-
-
-class Item:
-    """What is stored. Whoever may write to the store may write anything: what is not of its type is taken for absent.
-
-    Parameters
-    ----------
-    response
-        The encrypted auth response, in base64; empty where there is none yet.
-    asked
-        When it was asked for, in seconds since the epoch.
-    expires
-        When its lease is over, likewise.
-    claimed_until
-        Until when somebody is about to authenticate, likewise.
-    version
-        Another one for each item that was ever written; by default a new one.
-    """
-
-    __slots__ = ("asked", "claimed_until", "expires", "response", "version")
-
-    def __init__(
-        self, response: str, asked: float, expires: float, claimed_until: float = 0, version: object = None
-    ) -> None:
-        self.response = response
-        self.asked = asked
-        self.expires = expires
-        self.claimed_until = claimed_until
-        self.version = version or os.urandom(8).hex()
-
-    @classmethod
-    def read(cls, fields: Mapping[str, object]) -> Item:
-        """The item that these fields, from a store, are."""
-        response = fields.get("response")
-        asked, expires, claimed_until = (_moment(fields.get(name)) for name in ("asked", "expires", "claimed_until"))
-        item = cls(response if isinstance(response, str) else "", asked, expires, claimed_until)
-        item.version = fields.get("version")  # None: it has none
-        return item
-
-    def fields(self) -> dict[str, object]:
-        """What a store keeps of it, by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    def claim(self, until: float) -> Item:
-        """The same, claimed until then."""
-        return Item(self.response, self.asked, self.expires, until)
-
-    def is_offered(self, now: float) -> bool:
-        """Whether it has a response that, for all that it says, is not over."""
-        return bool(self.response) and self.asked > 0 and now < self.expires
-
-    def is_claimed(self, now: float) -> bool:
-        """Whether somebody is at it. A claim longer than anybody would make is none."""
-        return now < self.claimed_until <= now + CLAIM_SECONDS + _SKEW_SECONDS
-
-    def __repr__(self) -> str:
-        return f"<Item asked for at {self.asked:.3f}, claimed until {self.claimed_until:.3f}>"
-
-
-def _moment(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and 0 < value < _LAST_SECOND else 0.0
 
 
 class Policy:
@@ -305,13 +221,13 @@ class SharedCache:
         self._policy = Policy()
         self._shelves: list[_Shelf] = []  # each asks the one before it
         if settings.shared_cache_table:
-            from .shared_table import TableStore
+            from .table import TableStore
 
             methods = ("kms", "sts") if settings.shared_cache_key else ("kms",)
             table = partial(TableStore, aws, settings.shared_cache_table)
             self._shelves.append(_Shelf(f"the table {settings.shared_cache_table}", methods, table))
         if settings.max_concurrency > 1:
-            from .shared_file import FileStore
+            from .file import FileStore
 
             self._shelves.append(_Shelf("the file that processes share", ("kms",), FileStore))
 
@@ -362,7 +278,7 @@ class SharedCache:
 
     def _take(self, item: Item, *, open_response: Callable[[str, Asked], Token], wanted: Wanted) -> Token | None:
         now = time.time()
-        if item.asked > now + _SKEW_SECONDS:
+        if item.asked > now + SKEW_SECONDS:
             _logger.warning("a shared auth response says that it was asked for in the future; it is not used")
             return None
         try:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 
-from .aws import AwsRefusal, credentials_refused
-from .errors import Attempt, CerberusError, ConfigurationError, DeadlineExceeded
+from ..aws.calls import AwsRefusal, credentials_refused
+from ..errors import Attempt, CerberusError, ConfigurationError, DeadlineExceeded
 from .token import principal_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .aws import Aws
-    from .clock import Deadline
-    from .settings import Settings
+    from ..aws.calls import Aws
+    from ..deadline import Deadline
+    from ..settings import Settings
 
 _ASSUMED_ROLE = re.compile(r"arn:(aws|aws-cn):sts::(\d{12}):assumed-role/([^/]+)/.+")
 

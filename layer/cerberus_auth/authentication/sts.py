@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from ..aws.calls import host
+from ..aws.sigv4 import sign
 from . import token
-from .aws import host
-from .aws.sigv4 import sign
-from .cerberus import CLIENT_HEADERS, auth_refusal, transient
+from .wire import CLIENT_HEADERS, auth_refusal, transient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .aws import Aws
-    from .clock import Deadline
-    from .settings import Settings
-    from .shared_cache import SharedCache
+    from ..aws.calls import Aws
+    from ..deadline import Deadline
+    from ..http.transport import Transport
+    from ..settings import Settings
+    from ..sharing.policy import SharedCache
     from .token import Asked, Token, Wanted
-    from .transport import Transport
 
 _BODY = b"Action=GetCallerIdentity&Version=2011-06-15"  # what the service replays; ours goes without a body
 
@@ -56,7 +56,7 @@ class StsAuth:
         signer = self._signer()
         if self._shared is None or not signer:
             return read(*ask())
-        from .seal import Seal  # not where nobody shares
+        from ..sharing.seal import Seal  # not where nobody shares
 
         seal = Seal(self._settings, self._aws, signer, deadline)
 

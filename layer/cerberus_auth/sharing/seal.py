@@ -6,16 +6,16 @@ import json
 import logging
 from binascii import a2b_base64
 
-from .aws import AwsRefusal
-from .clock import Deadline
-from .errors import CerberusError, InvalidResponse
-from .principal import is_for
-from .shared_cache import StoreFailure
+from ..authentication.principal import is_for
+from ..aws.calls import AwsRefusal
+from ..deadline import Deadline
+from ..errors import CerberusError, InvalidResponse
+from .item import StoreFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .aws import Aws
-    from .settings import Settings
+    from ..aws.calls import Aws
+    from ..settings import Settings
 
 _CALL_SECONDS = 1.0
 # KMS finds that it is not what was sealed with this key in this context.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from . import errors
-from ._version import __version__
-from .transport import overloaded
+from .. import errors
+from .._version import __version__
+from ..http.transport import overloaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .transport import Response
+    from ..http.transport import Response
 
+TOKEN_HEADER = "X-Cerberus-Token"  # noqa: S105  (a header's name)
 CLIENT_HEADERS = {"X-Cerberus-Client": f"CerberusAuthLambda/{__version__}", "Accept": "application/json"}
 
 # Contract page, "Errors": what the codes of an auth request mean, and what to do.

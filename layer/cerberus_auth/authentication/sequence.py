@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from itertools import tee
 
-from .errors import (
+from ..errors import (
     Attempt,
     AuthenticationFailed,
     CerberusError,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Protocol
 
-    from .aws import Aws
-    from .clock import Deadline
-    from .settings import Settings
+    from ..aws.calls import Aws
+    from ..deadline import Deadline
+    from ..settings import Settings
     from .token import Token, Wanted
 
     class AuthMethod(Protocol):

@@ -6,20 +6,21 @@ import json
 import re
 from binascii import a2b_base64
 
-from . import errors, token
-from .aws import AwsRefusal, credentials_refused
-from .cerberus import CLIENT_HEADERS, auth_refusal, transient
+from .. import errors
+from ..aws.calls import AwsRefusal, credentials_refused
+from ..settings import partition
+from . import token
 from .principal import is_for
-from .settings import partition
+from .wire import CLIENT_HEADERS, auth_refusal, transient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .aws import Aws, Decrypted
-    from .clock import Deadline
-    from .settings import Settings
-    from .shared_cache import SharedCache
+    from ..aws.calls import Aws, Decrypted
+    from ..deadline import Deadline
+    from ..http.transport import Transport
+    from ..settings import Settings
+    from ..sharing.policy import SharedCache
     from .token import Asked, Token, Wanted
-    from .transport import Transport
 
 _MAX_CIPHERTEXT_BYTES = 6144  # KMS API reference, Decrypt
 _OLDER_PRINCIPAL = re.compile(r"arn:aws:iam::(\d{12}):role/(.+)")

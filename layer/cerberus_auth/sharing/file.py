@@ -15,8 +15,8 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 
-from .clock import Deadline
-from .shared_cache import Item, StoreFailure
+from ..deadline import Deadline
+from .item import Item, StoreFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from .errors import InvalidResponse
+from ..errors import InvalidResponse
 
 MAX_LEASE_SECONDS = 366 * 24 * 3600  # longer than any operator sets; beyond it, an answer is taken for broken
 _MAX_TOKEN_LENGTH = 4096  # characters; the token must go into a header line

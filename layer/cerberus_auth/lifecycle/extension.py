@@ -13,7 +13,7 @@ import os
 import threading
 import time
 
-from .clock import Deadline
+from ..deadline import Deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 
-from .aws import THROTTLED, AwsRefusal
-from .clock import Deadline
-from .errors import CerberusError, DeadlineExceeded
-from .shared_cache import Item, StoreBusy, StoreFailure, StoreSlow
+from ..aws.calls import THROTTLED, AwsRefusal
+from ..deadline import Deadline
+from ..errors import CerberusError, DeadlineExceeded
+from .item import Item, StoreBusy, StoreFailure, StoreSlow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from .aws import Aws
+    from ..aws.calls import Aws
 
 _CALL_SECONDS = 1.5  # DynamoDB answers in a hundredth of that
 _NUMBERS = ("asked", "expires", "claimed_until")

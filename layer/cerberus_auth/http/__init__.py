@@ -1,0 +1,1 @@
+"""HTTPS on http.client: deadlines, retries, kept connections, proxies."""

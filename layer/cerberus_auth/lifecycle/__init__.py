@@ -1,0 +1,1 @@
+"""What Lambda and the operating system do to the process."""

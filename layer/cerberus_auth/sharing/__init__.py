@@ -1,0 +1,1 @@
+"""How containers of one role share what one of them fetched."""
