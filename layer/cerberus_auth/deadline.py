@@ -10,7 +10,52 @@ from .errors import CerberusError, DeadlineExceeded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+
+class Moment:
+    """When a request was sent, by both clocks: a frozen container stops the monotonic one, an adjustment can set the wall
+    clock back."""
+
+    __slots__ = ("is_own", "monotonic", "wall")
+
+    def __init__(self) -> None:
+        self.monotonic = time.monotonic()
+        self.wall = time.time()
+        self.is_own = True  # not another process's
+
+    @classmethod
+    def at(cls, wall: float) -> Moment:
+        """Return a moment that another process noted by its wall clock, in seconds since the epoch; now, if it is to come."""
+        moment = cls()
+        moment.monotonic -= max(0.0, moment.wall - wall)
+        moment.wall = min(moment.wall, wall)
+        moment.is_own = False
+        return moment
+
+    def age(self) -> float:
+        """Return the seconds since then, by the clock that counted more."""
+        return max(time.monotonic() - self.monotonic, time.time() - self.wall)
+
+    def is_before(self, other: Moment) -> bool:
+        """Tell whether it was earlier: by the clock that nobody sets, if this process noted both."""
+        if self.is_own and other.is_own:
+            return self.monotonic < other.monotonic
+        return self.wall < other.wall
+
+
+class Pause:
+    """A number of seconds from now, over as soon as either clock says so."""
+
+    __slots__ = ("began", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.began = Moment()
+
+    def lasts(self) -> bool:
+        """Tell whether it is not over."""
+        return self.began.age() < self.seconds
 
 
 class Step:
@@ -34,13 +79,17 @@ class Deadline:
     ----------
     steps
         Where to note them; a list of its own by default.
+    attempts
+        How often one request may be sent; by default as often as ``CERBERUS_MAX_ATTEMPTS`` says.
     """
 
-    __slots__ = ("_end", "seconds", "steps")
+    __slots__ = ("_end", "attempts", "before_attempt", "seconds", "steps")
 
-    def __init__(self, seconds: float, steps: list[Step] | None = None) -> None:
+    def __init__(self, seconds: float, steps: list[Step] | None = None, *, attempts: int | None = None) -> None:
         self.seconds = seconds
         self.steps: list[Step] = [] if steps is None else steps
+        self.attempts = attempts
+        self.before_attempt: Callable[[], object] | None = None  # called before each request is sent
         self._end = time.monotonic() + seconds
 
     def remaining(self) -> float:
@@ -48,8 +97,8 @@ class Deadline:
         return self._end - time.monotonic()
 
     def within(self, seconds: float) -> Deadline:
-        """The earlier of this deadline and one in so many seconds; its steps are this one's."""
-        return Deadline(min(seconds, self.remaining()), self.steps)
+        """The earlier of this deadline and one in so many seconds; its steps and attempts are this one's."""
+        return Deadline(min(seconds, self.remaining()), self.steps, attempts=self.attempts)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import botocore.credentials
 import pytest
 
 from cerberus_auth import ConfigurationError
 from cerberus_auth.aws import temporary
+from cerberus_auth.aws.calls import Credentials
 from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from integration.function import Function
 from local_stack.stack import ROLE, decrypt_statement
@@ -80,6 +83,20 @@ def test_the_assumed_role_signs(lane: str, assuming: Function) -> None:
     assert own_calls(assuming) == [("AssumeRole", OWN)]
 
 
+def test_the_assumed_role_is_named(assuming: Function, caplog: pytest.LogCaptureFixture) -> None:
+    assuming.stack.cerberus.grant("arn:aws:iam::111111111111:role/secrets")
+    assuming.configure(CERBERUS_AUTH_METHOD="sts")
+    caplog.set_level("INFO", "cerberus_auth")
+    auth = assuming.auth()
+    auth.token()
+    assert auth.authentications[-1].principal == ASSUMED
+    assert ASSUMED in caplog.text
+    assert "the execution role" not in caplog.text
+    assuming.stack.cerberus.deny("arn:aws:iam::111111111111:role/secrets")
+    auth.invalidate()
+    assert f"Cerberus refuses {ASSUMED} in us-west-2" in str(assuming.failure(auth.token))
+
+
 def test_a_principal_that_is_given_is_the_one_offered(assuming: Function) -> None:
     assuming.configure(CERBERUS_IAM_ROLE_ARN=f"{ROLE},{ASSUMED}")
     assert assuming.auth().token()
@@ -139,21 +156,46 @@ def test_it_is_assumed_in_the_region_of_the_attempt(lane: str, assuming: Functio
 
 @LANES
 @pytest.mark.parametrize("method", ["kms", "sts"])
-def test_credentials_that_are_refused_are_not_kept(method: str, lane: str, assuming: Function) -> None:
-    """A role deleted and made again ends the sessions of the old one."""
+def test_refused_credentials_are_replaced_at_once(method: str, lane: str, assuming: Function) -> None:
+    """A role deleted and made again ends the sessions of the old one. The region has done nothing, and is not skipped."""
     aws, cerberus = assuming.stack.aws, assuming.stack.cerberus
     cerberus.grant("arn:aws:iam::111111111111:role/secrets")
-    assuming.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_AUTH_METHOD=method)
+    assuming.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_AUTH_METHOD=method, CERBERUS_FALLBACK_REGIONS="us-east-1")
     auth = assuming.auth()
     auth.token()
     aws.delete_role(ASSUMED)
     aws.create_role(ASSUMED, document(decrypt_statement()), TRUST)
     cerberus.check_key_policies()
-    auth.invalidate()
-    assuming.failure(auth.token)
-    auth.invalidate()
-    assert auth.token()
+    for _ in range(2):
+        auth.invalidate()
+        assert auth.token()
     assert aws.count("sts", "AssumeRole") == 2
+    if method == "kms":
+        assert {region for _, region in assuming.posted} == {"us-west-2"}
+    else:
+        scopes = [request.headers["Authorization"].split("/")[2] for request in assuming.cerberus.requests]
+        assert set(scopes) == {"us-west-2"}
+
+
+def test_refused_credentials_of_the_environment_are_tried_once(function: Function) -> None:
+    """There are no others."""
+    function.configure(CERBERUS_FALLBACK_REGIONS="us-east-1", CERBERUS_AUTH_METHOD="kms")
+    function.become(ROLE, duration_seconds=0)
+    error = function.failure(function.auth().token)
+    assert (len(error.attempts), function.authentications, function.decryptions) == (1, 1, 1)
+
+
+@LANES
+def test_a_lane_that_is_closed_refers_to_no_credentials(lane: str, assuming: Function) -> None:
+    """A snapshot of the process would hold them."""
+    assuming.configure(CERBERUS_AWS_CLIENT=lane)
+    auth = assuming.auth()
+    auth.token()
+    assumed = {key for key in decrypters(assuming) if key != assuming.environment["AWS_ACCESS_KEY_ID"]}
+    assert len(assumed) == 1
+    auth.close()
+    assert held(assumed) == []
+    assert auth.token()
 
 
 # Credentials that rotate
@@ -231,6 +273,27 @@ def endpoint(function: Function) -> Iterator[ContainerEndpoint]:
         yield endpoint
 
 
+def held(access_keys: set[str]) -> list[object]:
+    """Live objects of the package and of botocore that hold these credentials."""
+    gc.collect()
+    kinds = (Credentials, botocore.credentials.Credentials, botocore.credentials.ReadOnlyCredentials)
+    found = [each for each in gc.get_objects() if isinstance(each, kinds)]
+    return [each for each in found if each.access_key in access_keys]
+
+
+@LANES
+def test_a_lane_that_is_closed_refers_to_no_credentials_of_the_container(
+    lane: str, function: Function, endpoint: ContainerEndpoint
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
+    auth = function.auth()
+    auth.token()
+    auth.close()
+    assert held(set(endpoint.given)) == []
+    assert auth.token()
+    assert len(endpoint.given) == 2
+
+
 def decrypters(function: Function) -> list[str]:
     return [
         access_key(request)
@@ -269,14 +332,16 @@ def test_container_credentials_near_their_end_are_fetched_anew(
         assert used[-1] == endpoint.given[-1]
 
 
-def test_container_credentials_that_are_refused_are_not_kept(function: Function, endpoint: ContainerEndpoint) -> None:
+@LANES
+def test_container_credentials_that_are_refused_are_fetched_anew_at_once(
+    lane: str, function: Function, endpoint: ContainerEndpoint
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=lane)
     auth = function.auth()
     auth.token()
     function.stack.aws.delete_role(ROLE)
     function.stack.create_role(ROLE)
     function.stack.cerberus.check_key_policies()
-    auth.invalidate()
-    function.failure(auth.token)
     auth.invalidate()
     assert auth.token()
     assert len(endpoint.given) == 2

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cerberus_auth import (
-    AuthenticationFailed,
     CerberusError,
     CerberusUnavailable,
     ConfigurationError,
@@ -285,8 +285,72 @@ def test_both_lanes_refuse_what_is_no_answer_of_aws(bench: Bench, operation: str
 def test_neither_lane_takes_half_an_answer(bench: Bench, operation: str) -> None:
     bench.function.stack.aws.server.faults.add(Fault.half_body(), times=ALWAYS)
     for lane in LANES:
-        (kind, *_), _ = bench.outcome(lane, operation)
-        assert kind in (CerberusUnavailable, InvalidResponse)  # botocore does not tell that something is missing
+        (kind, text), calls = bench.outcome(lane, operation)
+        assert (lane, kind, calls) == (lane, CerberusUnavailable, 3)
+        assert "closed in mid-answer" in text
+
+
+@OPERATIONS
+def test_both_lanes_bound_the_time_of_an_answer_that_drips(bench: Bench, operation: str) -> None:
+    bench.function.configure(CERBERUS_READ_TIMEOUT="0.5", CERBERUS_MAX_ATTEMPTS="1")
+    bench.function.stack.aws.server.faults.add(Fault.drip_body(0.2), times=ALWAYS)
+    for lane in LANES:
+        since = time.monotonic()
+        (kind, text), _ = bench.outcome(lane, operation)
+        assert (lane, kind) == (lane, CerberusUnavailable)
+        assert "no whole answer within 0.5 s" in text
+        assert time.monotonic() - since < 10
+
+
+@OPERATIONS
+def test_both_lanes_bound_the_size_of_an_answer(bench: Bench, operation: str) -> None:
+    bench.function.stack.aws.server.faults.add(Fault.status(200, b" " * (3 << 20)), times=ALWAYS)
+    for lane in LANES:
+        (kind, text), calls = bench.outcome(lane, operation)
+        assert (lane, kind, calls) == (lane, InvalidResponse, 1)
+        assert "answers more than 1048576 bytes" in text
+
+
+@OPERATIONS
+def test_both_lanes_bound_the_depth_of_an_answer(bench: Bench, operation: str) -> None:
+    document = b'{"Plaintext": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+    bench.function.stack.aws.server.faults.add(Fault.status(200, document), times=ALWAYS)
+    for lane in LANES:
+        (kind, *_), calls = bench.outcome(lane, operation)
+        assert (lane, kind, calls) == (lane, InvalidResponse, 1)
+
+
+HOSTILE_CODES = [
+    "Forged\n2026-01-01 ERROR planted",
+    "planted " * 500,
+    "Planted1",
+    "ns#Signature=planted:x",
+    "Pläntéd",
+    "P" * 65,
+]
+
+
+@pytest.mark.parametrize("code", HOSTILE_CODES)
+def test_neither_lane_quotes_a_code_that_is_none(bench: Bench, code: str) -> None:
+    body = json.dumps({"__type": code, "message": "no"}).encode()
+    headers = {"Content-Type": "application/x-amz-json-1.1"}
+    bench.function.stack.aws.server.faults.add(Fault.status(400, body, headers), times=ALWAYS)
+    for lane in LANES:
+        (kind, _, shown, _), calls = bench.outcome(lane, "decrypt")
+        assert (lane, kind, shown, calls) == (lane, AwsRefusal, "unknown", 1)
+
+
+def test_both_lanes_wait_as_long_as_a_service_wants(bench: Bench) -> None:
+    bench.function.configure(CERBERUS_MAX_ATTEMPTS="1")
+    bench.function.stack.aws.server.faults.add(Fault.status(503, b"", {"Retry-After": "7"}), times=ALWAYS)
+    for lane in LANES:
+        bench.function.configure(CERBERUS_AWS_CLIENT=lane)
+        chosen = bench.function.settings()
+        transport = Transport(chosen)
+        with pytest.raises(CerberusUnavailable) as raised:
+            connect(chosen, transport).caller_identity(REGION, Deadline(10))
+        assert (lane, raised.value.status, raised.value.retry_after) == (lane, 503, 7)
+        transport.close()
 
 
 @OPERATIONS
@@ -366,7 +430,7 @@ def expire_before_discovery(function: Function) -> None:
         (disable_key, DecryptionDenied),
         (expire, DecryptionDenied),
         (serve_no_ciphertext, InvalidResponse),
-        (expire_before_discovery, AuthenticationFailed),
+        (expire_before_discovery, ConfigurationError),
     ],
 )
 def test_a_failed_authentication_says_the_same_by_either_lane(
@@ -428,6 +492,47 @@ def test_a_profile_that_is_not_there(function: Function) -> None:
     error = function.failure(lambda: function.auth().token())
     assert type(error) is ConfigurationError
     assert "AWS_PROFILE" in str(error)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "endpoint_url = nonsense",
+        "retry_mode = nonsense",
+        "sts_regional_endpoints = nonsense",
+        "use_fips_endpoint = true\nendpoint_url = http://[",
+        "s3 =\n  nonsense",
+        "defaults_mode = nonsense",
+        "sigv4a_signing_region_set = 5\nuser_agent_extra = \x7f\nrequest_checksum_calculation = nonsense",
+    ],
+)
+def test_a_configuration_that_botocore_refuses_is_told_without_credentials(
+    function: Function, tmp_path: Path, line: str
+) -> None:
+    keys = [function.environment[name] for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")]
+    function.configure(AWS_ENDPOINT_URL=None, AWS_ENDPOINT_URL_KMS=None, CERBERUS_AWS_CLIENT="sdk", AWS_PROFILE="web")
+    (tmp_path / "config").write_text(f"[profile web]\n{line}\n")
+    chosen = function.settings()
+    with pytest.raises(ConfigurationError) as raised:
+        connect(chosen, Transport(chosen))
+    error = raised.value
+    assert error.__traceback__ is not None
+    error = error.with_traceback(error.__traceback__.tb_next)  # without the frame of this test
+    told = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    assert not any(key in told for key in keys)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert not any(isinstance(value, Credentials) for frame in frames for value in frame.f_locals.values())
+    assert error.__context__ is error.__cause__ is None
+
+
+def test_a_profile_with_a_plain_endpoint_is_refused(function: Function, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[profile web]\nendpoint_url = http://kms.example.com\n")
+    function.configure(AWS_ENDPOINT_URL=None, CERBERUS_AWS_CLIENT="sdk", AWS_PROFILE="web")
+    for service in ("KMS", "STS", "LAMBDA", "DYNAMODB"):
+        function.configure(**{f"AWS_ENDPOINT_URL_{service}": None})
+    chosen = function.settings()
+    with pytest.raises(ConfigurationError, match="must be https"):
+        connect(chosen, Transport(chosen)).caller_identity(REGION, Deadline(5))
 
 
 # Credentials of a container, as a function has them under SnapStart

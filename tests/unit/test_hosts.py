@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -78,7 +78,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def lane() -> Aws:
     settings = Settings.from_env()
-    return connect(settings, Transport(settings))
+    return connect(settings, Unsent(settings))
 
 
 def test_there_are_regions_to_compare() -> None:
@@ -98,24 +98,18 @@ class Reached(Exception):
     """A request was about to be sent to this host."""
 
 
-@pytest.fixture
-def reached() -> Iterator[Callable[[SdkAws, Callable[[], Any]], str]]:
-    """Call, and give the host to which the SDK's request would have gone; nothing is sent."""
-    hosts: list[str] = []
+class Unsent(Transport):
+    """Sends nothing."""
 
-    def note(request: Any, **others: Any) -> None:
-        hosts.append(urlsplit(request.url).hostname or "")
-        raise Reached
+    def once(self, service: str, method: str, url: str, *arguments: Any, **options: Any) -> Any:
+        raise Reached(urlsplit(url).hostname)
 
-    def call(aws: SdkAws, action: Callable[[], Any]) -> str:
-        aws._session.events.register("before-send", note)
-        with pytest.raises(Reached):
-            action()
-        aws._session.events.unregister("before-send", note)
-        return hosts.pop()
 
-    yield call
-    assert not hosts
+def reached(action: Callable[[], Any]) -> str:
+    """Call, and give the host to which the SDK's request would have gone."""
+    with pytest.raises(Reached) as raised:
+        action()
+    return str(raised.value)
 
 
 def ask(aws: SdkAws, service: str, region: str) -> None:
@@ -127,14 +121,11 @@ def ask(aws: SdkAws, service: str, region: str) -> None:
     elif service == "lambda":
         aws.function_role("web", region, deadline)
     else:
-        client: Any = aws._client(service, region, 5, aws.credentials(region, deadline))
-        client.list_tables()
+        aws._call(service, region, deadline, lambda client: client.list_tables())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_sdk_lane_reaches_the_hosts_of_the_variant(
-    variant: str, environment: pytest.MonkeyPatch, reached: Callable[[SdkAws, Callable[[], Any]], str]
-) -> None:
+def test_the_sdk_lane_reaches_the_hosts_of_the_variant(variant: str, environment: pytest.MonkeyPatch) -> None:
     """In every region for every service for which botocore's rules name a host."""
     for name, value in VARIANTS[variant].items():
         environment.setenv(name, value)
@@ -149,7 +140,7 @@ def test_the_sdk_lane_reaches_the_hosts_of_the_variant(
                 expected = botocores(service, region, variant)
             except EndpointProviderError:  # this partition has none such
                 continue
-            assert reached(aws, partial(ask, aws, service, region)) == expected
+            assert reached(partial(ask, aws, service, region)) == expected
             compared += 1
     assert compared == len(ALL_REGIONS) * len(SERVICES)
 
@@ -170,18 +161,16 @@ def test_botocores_rules_are_those_of_the_manual(variant: str, region: str, expe
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_endpoint_of_ones_own_goes_before_a_variant(
-    variant: str, environment: pytest.MonkeyPatch, reached: Callable[[SdkAws, Callable[[], Any]], str]
-) -> None:
+def test_an_endpoint_of_ones_own_goes_before_a_variant(variant: str, environment: pytest.MonkeyPatch) -> None:
     for name, value in VARIANTS[variant].items():
         environment.setenv(name, value)
     environment.setenv("AWS_ENDPOINT_URL_KMS", "https://vpce-0123.kms.us-west-2.vpce.amazonaws.com")
     environment.setenv("CERBERUS_AWS_CLIENT", "sdk")
     aws = lane()
     assert isinstance(aws, SdkAws)
-    called = reached(aws, lambda: aws.decrypt(CIPHERTEXT, "us-west-2", Deadline(5)))
+    called = reached(lambda: aws.decrypt(CIPHERTEXT, "us-west-2", Deadline(5)))
     assert called == "vpce-0123.kms.us-west-2.vpce.amazonaws.com"
-    called = reached(aws, lambda: aws.caller_identity("us-west-2", Deadline(5)))
+    called = reached(lambda: aws.caller_identity("us-west-2", Deadline(5)))
     assert called == botocores("sts", "us-west-2", variant)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InvalidResponse
 from ..settings import partition
 
 TYPE_CHECKING = False
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
     class Aws(Protocol):
         """The calls that the package makes. Each raises ``AwsRefusal``, ``CerberusUnavailable``, ``InvalidResponse``,
-        ``ConfigurationError`` (no credentials) or ``DeadlineExceeded``."""
+        ``ConfigurationError`` (no credentials) or ``DeadlineExceeded``.
+
+        Where AWS refuses credentials that are not the environment's own, a call fetches others and is made once more."""
 
         def close(self) -> None:
-            """Close the connections that are its own."""
+            """Forget credentials, and whatever holds some: no live object refers to them any more. What comes next starts
+            anew."""
 
         def credentials(self, region: str, deadline: Deadline) -> Credentials:
             """The credentials of this moment: the environment's, or with ``CERBERUS_ASSUME_ROLE_ARN`` those of that
@@ -46,15 +49,15 @@ if TYPE_CHECKING:
             """lambda:GetFunctionConfiguration: the ARN of the function's execution role."""
 
         def seal(self, plaintext: bytes, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> str:
-            """kms:Encrypt under a key of the function's own account, in the key's region, as the execution role itself:
-            a base64 ciphertext, which only who gives the same encryption context can open."""
+            """kms:Encrypt under a key of the function's own account, in the key's region: a base64
+            ciphertext, which only a caller with the same encryption context can open."""
 
         def unseal(self, ciphertext: str, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> bytes:
-            """kms:Decrypt of what ``seal`` gave."""
+            """kms:Decrypt of what ``seal`` gave; raises ``InvalidResponse`` if another key opened it."""
 
         def item(self, action: str, request: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
-            """A call of DynamoDB about one item, in its own terms (API reference), in the function's region and as the
-            execution role itself. Throttling is a refusal too: whoever comes in a herd waits in a way of its own."""
+            """A call of DynamoDB about one item, in its own terms (API reference), in the function's region. Throttling is
+            a refusal too: the policy of sharing decides how long to wait."""
 
 
 class AwsRefusal(Exception):
@@ -112,6 +115,19 @@ def host(service: str, region: str) -> str:
     return f"{service}.{region}.amazonaws.com{'.cn' if partition(region) == 'aws-cn' else ''}"
 
 
+def opened(decrypted: Decrypted, key_arn: str) -> bytes:
+    """Return the plaintext of a seal.
+
+    Raises
+    ------
+    InvalidResponse
+        KMS names another key.
+    """
+    if decrypted.key_arn != key_arn:
+        raise InvalidResponse("KMS opened the seal with another key. Check AWS_ENDPOINT_URL_KMS")
+    return decrypted.plaintext
+
+
 def environment_credentials() -> Credentials | None:
     """The keys in the environment, read anew each time: they may rotate."""
     access_key, secret_key = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
@@ -119,6 +135,17 @@ def environment_credentials() -> Credentials | None:
         return None
     return Credentials(access_key, secret_key, os.environ.get("AWS_SESSION_TOKEN") or None)
 
+
+def error_code(given: object) -> str:
+    """The code of a refusal as errors may quote it: without namespace and URI, ``unknown`` where it is no name of AWS' kind.
+
+    It comes over the wire: a text of any other kind could forge a line of a log, or repeat a signature.
+    """
+    code = str(given or "").rpartition("#")[2].partition(":")[0]
+    return code if not code or (code.isascii() and code.isalpha() and len(code) <= _MAX_CODE) else "unknown"
+
+
+_MAX_CODE = 64
 
 # Refused for now: what is worth another attempt, of the services called here (as botocore retries).
 THROTTLED = frozenset(
@@ -184,7 +211,7 @@ def connect(settings: Settings, transport: Transport) -> Aws:
         return SignedAws(settings, transport)
     from .sdk import SdkAws
 
-    return SdkAws(settings)
+    return SdkAws(settings, transport)
 
 
 def _standard(settings: Settings) -> bool:

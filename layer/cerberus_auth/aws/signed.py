@@ -6,14 +6,14 @@ import json
 import os
 from base64 import b64decode, b64encode
 from datetime import datetime
+from functools import cached_property
 from urllib.parse import quote, urlencode, urlsplit
 
 from .. import errors
 from ..http.transport import host_header, overloaded
 from ..settings import is_loopback
-from .calls import THROTTLED, AwsRefusal, Credentials, Decrypted, credentials_refused, environment_credentials, host
+from .calls import THROTTLED, AwsRefusal, Credentials, Decrypted, environment_credentials, error_code, host, opened
 from .sigv4 import sign
-from .temporary import ROLE_SESSION_NAME, Temporary, assuming
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..deadline import Deadline
     from ..http.transport import Response, Transport
     from ..settings import Settings
+    from .temporary import Temporary
 
 _NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda", "dynamodb": "DynamoDB"}
 _FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "Accept": "application/json"}
@@ -36,21 +37,33 @@ class SignedAws:
     def __init__(self, settings: Settings, transport: Transport) -> None:
         self._settings = settings
         self._transport = transport
-        self._container = Temporary(self._ask_container)
-        self._assumed = Temporary(self._assume)
+
+    @cached_property
+    def _container(self) -> Temporary:
+        from .temporary import Temporary  # not where the keys are in the environment
+
+        return Temporary(self._ask_container)
+
+    @cached_property
+    def _assumed(self) -> Temporary:
+        from .temporary import Temporary  # not where no role is assumed
+
+        return Temporary(self._assume)
 
     def close(self) -> None:
-        pass  # the transport is another's
+        self.forget_credentials()  # the transport is another's
 
     def credentials(self, region: str, deadline: Deadline) -> Credentials:
         return (self._assumed.get if self._settings.assume_role_arn else self._own)(region, deadline)
 
     def forget_credentials(self) -> None:
-        self._container.forget()
-        self._assumed.forget()
+        for name in ("_container", "_assumed"):
+            if name in vars(self):
+                getattr(self, name).forget()
 
     def _own(self, region: str, deadline: Deadline) -> Credentials:
-        if keys := environment_credentials():
+        keys = environment_credentials()
+        if keys is not None:
             return keys
         if "AWS_CONTAINER_CREDENTIALS_FULL_URI" in os.environ:
             return self._container.get(region, deadline)
@@ -82,7 +95,7 @@ class SignedAws:
     def seal(self, plaintext: bytes, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> str:
         fields = {"KeyId": key_arn, "Plaintext": b64encode(plaintext).decode(), "EncryptionContext": context}
         headers, body = _json("kms", "Encrypt", fields)
-        answer = self._call("kms", "POST", "/", key_arn.split(":")[3], headers, body, deadline, own=True)
+        answer = self._call("kms", "POST", "/", key_arn.split(":")[3], headers, body, deadline)
         return _text(
             answer.get("CiphertextBlob"), "KMS answers an Encrypt without ciphertext: see AWS_ENDPOINT_URL_KMS"
         )
@@ -90,13 +103,13 @@ class SignedAws:
     def unseal(self, ciphertext: str, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> bytes:
         fields = {"KeyId": key_arn, "CiphertextBlob": ciphertext, "EncryptionContext": context}
         headers, body = _json("kms", "Decrypt", fields)
-        answer = self._call("kms", "POST", "/", key_arn.split(":")[3], headers, body, deadline, own=True)
-        return _decrypted(answer).plaintext
+        answer = self._call("kms", "POST", "/", key_arn.split(":")[3], headers, body, deadline)
+        return opened(_decrypted(answer), key_arn)
 
     def item(self, action: str, request: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
         headers, body = _json("dynamodb", action, request)
         region = self._settings.aws_region
-        return self._call("dynamodb", "POST", "/", region, headers, body, deadline, own=True, transient=overloaded)
+        return self._call("dynamodb", "POST", "/", region, headers, body, deadline, transient=overloaded)
 
     def _call(
         self,
@@ -128,30 +141,33 @@ class SignedAws:
                 credentials=credentials(region, deadline),
             )
 
-        response = self._transport.request(
-            f"{_NAMES[service]} in {region}",
-            method,
-            url,
-            deadline,
-            headers=signed,
-            body=body or None,
-            transient=transient or _transient,
-            repeat_timeouts=repeat_timeouts,
-        )
-        answer = response.json_object()
-        if response.status == 200 and answer is not None:
-            return answer
-        code = _error_code(response, answer)
-        if code:
-            message = (answer or {}).get("message") or (answer or {}).get("Message") or ""
-            refusal = AwsRefusal(f"{_NAMES[service]} in {region}", code, str(message), (answer or {}).get("Item"))
-            if credentials_refused(refusal):
-                self.forget_credentials()
-            raise refusal
-        raise errors.InvalidResponse(
-            f"{_NAMES[service]} in {region} answers {response.status} with something that is not AWS's JSON: see what stands "
-            f"between (a proxy, AWS_ENDPOINT_URL_{service.upper()})"
-        )
+        name = f"{_NAMES[service]} in {region}"
+
+        def once() -> dict[str, Any]:
+            response = self._transport.request(
+                name,
+                method,
+                url,
+                deadline,
+                headers=signed,
+                body=body or None,
+                transient=transient or _transient,
+                repeat_timeouts=repeat_timeouts,
+            )
+            return _answer(response, service, name)
+
+        source = self._temporary(own)
+        if source is None:
+            return once()
+        from .temporary import renewing
+
+        return renewing(source, once)
+
+    def _temporary(self, own: bool) -> Temporary | None:
+        """Where a call's credentials come from, if not from the environment."""
+        if self._settings.assume_role_arn and not own:
+            return self._assumed
+        return None if environment_credentials() else self._container
 
     def _assume(self, region: str, deadline: Deadline) -> tuple[Credentials, float]:
         role_arn = self._settings.assume_role_arn
@@ -159,8 +175,10 @@ class SignedAws:
             "Action": "AssumeRole",
             "Version": "2011-06-15",
             "RoleArn": role_arn,
-            "RoleSessionName": ROLE_SESSION_NAME,
+            "RoleSessionName": "cerberus-auth",
         }
+        from .temporary import assuming
+
         with assuming(role_arn, deadline):
             answer = self._call("sts", "POST", "/", region, _FORM, urlencode(fields).encode(), deadline, own=True)
             try:
@@ -223,6 +241,19 @@ def _decrypted(answer: Mapping[str, Any]) -> Decrypted:
         raise errors.InvalidResponse("KMS answers a plaintext that is not base64: see AWS_ENDPOINT_URL_KMS") from None
 
 
+def _answer(response: Response, service: str, name: str) -> dict[str, Any]:
+    answer = response.json_object()
+    if response.status == 200 and answer is not None:
+        return answer
+    if code := _error_code(response, answer):
+        message = (answer or {}).get("message") or (answer or {}).get("Message") or ""
+        raise AwsRefusal(name, code, str(message), (answer or {}).get("Item"))
+    raise errors.InvalidResponse(
+        f"{name} answers {response.status} with something that is not AWS's JSON: see what stands between (a proxy, "
+        f"AWS_ENDPOINT_URL_{service.upper()})"
+    )
+
+
 def _transient(response: Response) -> str:
     code = _error_code(response, response.json_object())
     return f"it answered {code or response.status}" if code in THROTTLED or overloaded(response) else ""
@@ -233,12 +264,11 @@ def _error_code(response: Response, answer: dict[str, Any] | None) -> str:
     if response.status == 200 or answer is None:
         return ""
     nested = answer.get("Error")
-    code = (
+    return error_code(
         answer.get("__type")
         or response.headers.get("x-amzn-ErrorType")
         or (nested.get("Code") if isinstance(nested, dict) else "")
     )
-    return str(code or "").rpartition("#")[2].partition(":")[0][:80]
 
 
 def _text(value: Any, otherwise: str) -> str:

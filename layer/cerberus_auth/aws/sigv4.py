@@ -54,9 +54,9 @@ def sign(
         signed["x-amz-security-token"] = credentials.session_token
     names = ";".join(sorted(signed))
     lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
-    canonical = f"{method}\n{path}\n\n{lines}\n{names}\n{sha256(body).hexdigest()}"
+    canonical = f"{method}\n{path}\n\n{lines}\n{names}\n{digest(body)}"
     scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
-    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
+    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest(canonical.encode())}"
     key = f"AWS4{credentials.secret_key}".encode()
     for part in (*scope.split("/"), to_sign):
         key = _hmac(key, part.encode())
@@ -65,6 +65,11 @@ def sign(
     )
     del signed["host"]
     return {**signed, "authorization": authorization}
+
+
+def digest(message: bytes) -> str:
+    """Return the SHA-256 of a message, in hexadecimal digits."""
+    return str(sha256(message).hexdigest())
 
 
 def _hmac(key: bytes, message: bytes) -> bytes:

@@ -12,9 +12,19 @@ from .calls import AwsRefusal, credentials_refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Protocol, TypeVar
 
     from ..deadline import Deadline
     from .calls import Credentials
+
+    T = TypeVar("T")
+
+    class Forgetful(Protocol):
+        """Keeps credentials that can be fetched anew."""
+
+        def forget(self) -> None:
+            """Fetch them anew the next time."""
+
 
 ROLE_SESSION_NAME = "cerberus-auth"
 _RENEW_SECONDS = 300  # fetched anew this long before their end
@@ -45,6 +55,23 @@ class Temporary:
     def forget(self) -> None:
         """Fetch them anew the next time: these were refused."""
         self._held = None
+
+
+def renewing(source: Forgetful | None, call: Callable[[], T]) -> T:
+    """Call; where AWS refuses the credentials themselves, and a source gives others, call once more with those.
+
+    Raises
+    ------
+    AwsRefusal
+        See ``AwsRefusal``.
+    """
+    try:
+        return call()
+    except AwsRefusal as refusal:
+        if source is None or credentials_refused(refusal) is None:
+            raise
+    source.forget()
+    return call()
 
 
 @contextmanager

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 _BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 2.0
+_MAX_RETRY_AFTER_SECONDS = 60.0
 
 
 class NoAnswer(Exception):
     """One attempt brought no answer, or a transient one. Stays inside the package."""
 
-    def __init__(self, reason: str, *, timed_out: bool = False, retry_after: int = 0) -> None:
+    def __init__(self, reason: str, *, timed_out: bool = False, status: int = 0, retry_after: float = 0) -> None:
         super().__init__(reason)
         self.reason = reason
         self.timed_out = timed_out
+        self.status = status
         self.retry_after = retry_after
 
 
@@ -34,6 +36,11 @@ def with_retries(
 ) -> T:
     """Call ``once`` until it does not raise ``NoAnswer``, with full jitter between, while attempts and time are left.
 
+    Parameters
+    ----------
+    attempts
+        How many, where the deadline says no other number.
+
     Raises
     ------
     CerberusUnavailable
@@ -41,12 +48,16 @@ def with_retries(
     DeadlineExceeded
         The time is up.
     """
+    attempts = deadline.attempts or attempts
     for attempt in range(1, attempts + 1):
+        if deadline.before_attempt is not None:
+            deadline.before_attempt()
         deadline.check(f"asking {service}")
         try:
             return once()
         except NoAnswer as failure:
-            cause, timed_out, retry_after = failure.reason, failure.timed_out, failure.retry_after
+            cause, timed_out = failure.reason, failure.timed_out
+            status, retry_after = failure.status, failure.retry_after
         if timed_out:
             deadline.check(f"waiting for {service}")
         pause = max(retry_after, jitter() * min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2**attempt))
@@ -55,8 +66,26 @@ def with_retries(
         time.sleep(pause)
     raise CerberusUnavailable(
         f"{service} is unavailable: {cause} (attempt {attempt} of {attempts}). If it lasts, see whether that service is "
-        f"healthy and the function's network (VPC, security group, NAT, endpoint, proxy) reaches it"
+        f"healthy and the function's network (VPC, security group, NAT, endpoint, proxy) reaches it",
+        status=status,
+        retry_after=retry_after,
     )
+
+
+def retry_after(value: str) -> float:
+    """The seconds that a ``Retry-After`` header asks for, given so or as a date: from 0 to 60. 0 where it is neither."""
+    if not value:
+        return 0
+    if value.isascii() and value.isdigit():
+        seconds = float(value[:6])
+    else:
+        from email.utils import parsedate_to_datetime  # not where no such header comes
+
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0
+    return max(0.0, min(seconds, _MAX_RETRY_AFTER_SECONDS))
 
 
 def reason(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """HTTPS for the whole package, on http.client.
 
 Connections are kept and checked before reuse; one TLS context serves all; every wait on a socket gets only what is left of
-the request's time, so that a server which drips cannot stretch it (name resolution excepted); redirects are never followed.
+the request's time, so that a server which drips cannot stretch it, nor a name server; redirects are never followed.
 """
 
 from __future__ import annotations
@@ -9,43 +9,63 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import sys
 import threading
 from urllib.parse import urlsplit
 
 from ..deadline import Deadline
 from ..errors import CerberusUnavailable, DeadlineExceeded, InvalidResponse
-from .connection import Connection
-from .retry import NoAnswer, reason, with_retries
+from .connection import Connection, Names, interruption
+from .retry import NoAnswer, reason, retry_after, with_retries
 from .tls import tls_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+    from urllib.parse import SplitResult
 
     from ..settings import Settings
 
 MAX_BODY_BYTES = 1 << 20
 _IDLE_CONNECTIONS = 8  # kept for one host
+_MAX_DEPTH = 64  # of JSON
+# For ``bytes.translate``: brackets of one kind, and nothing else. No byte of UTF-8's longer characters looks like one.
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+class Masked(str):
+    """A header's value: its repr does not show it, so that no dump of a frame with the headers does."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
 
 
 class Response:
-    """A whole answer, read to its end. Its repr shows no body."""
+    """A whole answer, read to its end. Its repr shows no body.
 
-    __slots__ = ("body", "headers", "status")
+    Parameters
+    ----------
+    ends_with_connection
+        Only the closing of the connection told the end (neither a length nor chunks): the body may have been cut.
+    """
 
-    def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
+    __slots__ = ("body", "ends_with_connection", "headers", "status")
+
+    def __init__(
+        self, status: int, headers: http.client.HTTPMessage, body: bytes, ends_with_connection: bool = False
+    ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
+        self.ends_with_connection = ends_with_connection
 
     def json_object(self) -> dict[str, Any] | None:
-        """The JSON object that the body is; None where it is anything else."""
-        try:
-            fields = json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
-        return fields if isinstance(fields, dict) else None
+        """See the function ``json_object``."""
+        return json_object(self.body)
 
     def __reduce__(self) -> str:
         raise TypeError("an answer is not written anywhere: it may hold a secret")
@@ -54,23 +74,53 @@ class Response:
         return f"<Response {self.status}, {len(self.body)} bytes>"
 
 
+def json_object(document: bytes) -> dict[str, Any] | None:
+    """The JSON object that a document is, nested at most 64 deep; None where it is anything else."""
+    try:
+        fields = None if too_deep(document) else json.loads(document.decode())
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def too_deep(document: bytes) -> bool:
+    """Whether JSON is nested deeper than 64: its parser would end in RecursionError, with the text in its frames."""
+    if document.count(b"[") + document.count(b"{") <= _MAX_DEPTH:
+        return False
+    outside = b"".join(document.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])  # of its strings
+    brackets = outside.translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(_MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")  # the innermost level of each place
+    return bool(brackets)
+
+
 def overloaded(response: Response) -> str:
     """What 429 and 5xx say of a service; empty for any other status."""
     return f"it answered {response.status}" if response.status == 429 or response.status >= 500 else ""
 
 
 class Transport:
-    """Requests with a deadline, retries and kept connections. Safe to share between threads."""
+    """Requests with a deadline, retries and kept connections. Safe to share between threads.
 
-    def __init__(self, settings: Settings) -> None:
+    Parameters
+    ----------
+    sent
+        Called with the service and the target of each request that was sent.
+    """
+
+    def __init__(self, settings: Settings, sent: Callable[[str, str], object] = lambda service, target: None) -> None:
         self._settings = settings
+        self._sent = sent
         self._idle: dict[tuple[str, str, int], list[Connection]] = {}
+        self._names = Names()
+        self._origins: dict[tuple[str, str], tuple[tuple[str, str, int], str]] = {}
         self._tls: ssl.SSLContext | None = None
         self._tls_lock = threading.Lock()
 
     def start_anew(self) -> None:
         """In a forked child or a restored container: leave the connections to the process that opened them."""
         self._tls_lock = threading.Lock()
+        self._names = Names()
         self.close()
 
     def load(self) -> None:
@@ -117,59 +167,103 @@ class Transport:
         Raises
         ------
         CerberusUnavailable
-            No answer, or a transient one, after the attempts allowed.
+            No answer, or a transient one, after the attempts allowed; or a redirect.
         InvalidResponse
-            A redirect, a compressed, an oversized or a broken answer.
+            A compressed, an oversized or a broken answer.
         DeadlineExceeded
             The time is up.
         """
 
         def once() -> Response:
-            response = self._once(service, method, url, deadline, headers(), body, max_body_bytes, direct)
+            response = self.once(
+                service,
+                method,
+                url,
+                deadline,
+                headers=headers(),
+                body=body,
+                max_body_bytes=max_body_bytes,
+                direct=direct,
+            )
             if reason := transient(response):
-                after = response.headers.get("Retry-After", "")
-                seconds = int(after[:6]) if after.isascii() and after.isdigit() else 0
-                raise NoAnswer(reason, retry_after=seconds)
+                after = retry_after(response.headers.get("Retry-After", ""))
+                raise NoAnswer(reason, status=response.status, retry_after=after)
             return response
 
         return with_retries(once, service, self._settings.max_attempts, deadline, repeat_timeouts)
 
-    def _once(
+    def once(
         self,
         service: str,
         method: str,
         url: str,
         deadline: Deadline,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        direct: bool = False,
+    ) -> Response:
+        """Send a request and read its answer: one attempt of ``request``, whose parameters and errors these are.
+
+        A kept connection can be closed from the other end while the request is on its way. If no byte of an answer came, the
+        request goes out again on a new connection.
+
+        Raises
+        ------
+        NoAnswer
+            None came.
+        """
+        parts = urlsplit(url)
+        origin, host = self._origin(parts)
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        all_headers = {"Host": host, "Accept-Encoding": "identity", "Connection": "keep-alive"}
+        all_headers |= {name: Masked(value) for name, value in headers.items()}
+        del headers  # what a signal handler raises keeps this frame
+
+        def exchange(connection: Connection, kept: bool = False) -> Response | None:
+            connection.deadline = deadline.within(self._settings.read_timeout)
+            return self._exchange(connection, kept, service, method, target, all_headers, body, max_body_bytes)
+
+        kept = self._kept(origin)
+        response = exchange(kept, kept=True) if kept is not None else None
+        if response is None:
+            response = exchange(self._open(service, origin, deadline, direct))
+            assert response is not None  # noqa: S101  (a new connection gives an answer or an error)
+        return response
+
+    def _exchange(
+        self,
+        connection: Connection,
+        kept: bool,
+        service: str,
+        method: str,
+        target: str,
         headers: Mapping[str, str],
         body: bytes | None,
         max_body_bytes: int,
-        direct: bool,
-    ) -> Response:
-        parts = urlsplit(url)
-        connection = self._connection(service, parts.scheme, parts.hostname or "", parts.port, deadline, direct)
+    ) -> Response | None:
+        """The answer; None where a kept connection turns out to be closed."""
+        before = sys.exception()
         answer: http.client.HTTPResponse | None = None
         reusable = False
         try:
-            connection.deadline = deadline.within(self._settings.read_timeout)
-            target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-            all_headers = {
-                "Host": host_header(url),
-                "Accept-Encoding": "identity",
-                "Connection": "keep-alive",
-                **headers,
-            }
-            connection.request(method, target, body, all_headers)
+            connection.answering = False
+            connection.request(method, target, body, headers)
+            self._sent(service, target)
             answer = connection.getresponse()
             if answer.status < 200:  # the answer proper would be taken for that of the next request
                 raise InvalidResponse(f"{service} sends an interim answer ({answer.status}), which nobody asked for")
             if 300 <= answer.status < 400:
-                raise InvalidResponse(
-                    f"{service} redirects ({answer.status}), which is never followed: set its URL to where it really is"
+                raise CerberusUnavailable(
+                    f"{service} redirects ({answer.status}), which is never followed: set its URL to where it really is",
+                    status=answer.status,
                 )
             if answer.headers.get("Content-Encoding", "identity") != "identity":
                 raise InvalidResponse(
                     f"{service} answers compressed though asked not to: see what stands in front of it"
                 )
+            ends_with_connection = answer.length is None and not answer.chunked
             content = answer.read(max_body_bytes + 1)
             if len(content) > max_body_bytes:
                 raise InvalidResponse(
@@ -178,17 +272,14 @@ class Transport:
             if answer.length:
                 raise NoAnswer("the connection was closed in mid-answer")
             reusable = not answer.will_close
-            return Response(answer.status, answer.headers, content)
-        except TimeoutError:
-            raise NoAnswer(f"no whole answer within {connection.deadline.seconds:.3g} s", timed_out=True) from None
-        except DeadlineExceeded:
-            raise NoAnswer(f"no whole answer within {connection.deadline.seconds:.3g} s", timed_out=True) from None
-        except http.client.IncompleteRead:
-            raise NoAnswer("the connection was closed in mid-answer") from None
-        except (http.client.RemoteDisconnected, OSError) as error:
-            raise NoAnswer(f"the connection broke ({reason(error)})") from None
-        except (http.client.HTTPException, ValueError) as error:
-            raise InvalidResponse(f"{service} does not answer in HTTP ({type(error).__name__})") from None
+            return Response(answer.status, answer.headers, content, ends_with_connection)
+        except Exception as error:
+            interrupted = interruption(error, before)
+            if interrupted is None and kept and not connection.answering and _is_broken(error):
+                return None
+            failure = interrupted or _failure(error, service, connection.deadline)
+            if kept and isinstance(failure, NoAnswer) and failure.timed_out:
+                self._forget(connection.origin)  # what became of one may have become of all
         finally:
             if answer is not None:
                 answer.close()
@@ -196,12 +287,19 @@ class Transport:
                 self._keep(connection)
             else:
                 connection.close()
+        raise failure
 
-    def _connection(
-        self, service: str, scheme: str, host: str, port: int | None, deadline: Deadline, direct: bool
-    ) -> Connection:
-        port = port or (443 if scheme == "https" else 80)
-        kept = self._idle.get((scheme, host, port))
+    def _origin(self, parts: SplitResult) -> tuple[tuple[str, str, int], str]:
+        """Scheme, host and port of a URL, and its Host header; taken apart once for each."""
+        known = self._origins.get((parts.scheme, parts.netloc))
+        if known is None:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            known = (parts.scheme, parts.hostname or "", port), host_header(parts.geturl())
+            self._origins[parts.scheme, parts.netloc] = known
+        return known
+
+    def _kept(self, origin: tuple[str, str, int]) -> Connection | None:
+        kept = self._idle.get(origin)
         while kept:
             try:
                 connection = kept.pop()
@@ -210,33 +308,45 @@ class Transport:
             if connection.usable():
                 return connection
             connection.close()
+        return None
+
+    def _open(self, service: str, origin: tuple[str, str, int], deadline: Deadline, direct: bool) -> Connection:
+        scheme, host, port = origin
+        before = sys.exception()
         limit = deadline.within(self._settings.connect_timeout)
         limit.check(f"connecting to {service}")
         proxy = None if direct or scheme == "http" else self._proxy_for(host, port)
-        connection = Connection(host, port, limit, self.tls_context() if scheme == "https" else None, proxy)
+        tls = self.tls_context() if scheme == "https" else None
+        connection = Connection(host, port, limit, tls, proxy, self._names)
+        connection.pool = self._idle
         try:
             connection.connect()
-        except (TimeoutError, DeadlineExceeded):
+            return connection
+        except BaseException as error:
             connection.close()
-            raise NoAnswer(f"no connection within {limit.seconds:.3g} s", timed_out=deadline.remaining() <= 0) from None
-        except ssl.SSLCertVerificationError as error:
-            connection.close()
-            raise CerberusUnavailable(
-                f"the certificate of {service} is not trusted ({error.verify_message}): check the URL, and for a private "
-                f"authority set REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE to a file with its certificate and the public ones, which "
-                f"that file replaces, for AWS too"
-            ) from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            connection.close()
-            raise NoAnswer(f"no connection{' through HTTPS_PROXY' * bool(proxy)} ({reason(error)})") from None
-        return connection
+            interrupted = interruption(error, before)
+            if interrupted is None and not isinstance(
+                error, OSError | ValueError | http.client.HTTPException | DeadlineExceeded
+            ):
+                raise
+            failure = interrupted or _no_connection(error, service, limit, proxy is not None)
+        if isinstance(failure, NoAnswer) and failure.timed_out:
+            failure.timed_out = deadline.remaining() <= 0
+        raise failure
 
     def _keep(self, connection: Connection) -> None:
+        if connection.pool is not self._idle:  # closed meanwhile: nobody would close this one
+            connection.close()
+            return
         kept = self._idle.setdefault(connection.origin, [])
         if len(kept) < _IDLE_CONNECTIONS:
             connection.rested()
             kept.append(connection)
         else:
+            connection.close()
+
+    def _forget(self, origin: tuple[str, str, int]) -> None:
+        for connection in self._idle.pop(origin, []):
             connection.close()
 
     def _proxy_for(self, host: str, port: int) -> str | None:
@@ -266,3 +376,39 @@ def host_header(url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     standard = {"https": 443, "http": 80}[parts.scheme]
     return host if parts.port in (None, standard) else f"{host}:{parts.port}"
+
+
+def _is_broken(error: Exception) -> bool:
+    """Whether the other side has closed or reset the connection."""
+    return isinstance(error, OSError) and not isinstance(error, TimeoutError)
+
+
+def _failure(error: Exception, service: str, deadline: Deadline) -> Exception:
+    """What an error of a request means to who asked."""
+    if isinstance(error, TimeoutError | DeadlineExceeded):
+        return NoAnswer(f"no whole answer within {deadline.seconds:.3g} s", timed_out=True)
+    if isinstance(error, http.client.IncompleteRead):
+        return NoAnswer("the connection was closed in mid-answer")
+    if isinstance(error, OSError):
+        return NoAnswer(f"the connection broke ({reason(error)})")
+    if isinstance(error, http.client.HTTPException | ValueError):
+        return InvalidResponse(f"{service} does not answer in HTTP ({_name(error)})")
+    return error
+
+
+def _no_connection(error: BaseException, service: str, deadline: Deadline, proxied: bool) -> Exception:
+    """What an error of connecting means to who asked."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return CerberusUnavailable(
+            f"the certificate of {service} is not trusted ({error.verify_message}): check the URL, and for a private "
+            f"authority set REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE to a file with its certificate and the public ones, which "
+            f"that file replaces, for AWS too"
+        )
+    if isinstance(error, TimeoutError | DeadlineExceeded):
+        why = f" ({error.strerror})" if isinstance(error, TimeoutError) and error.strerror else ""
+        return NoAnswer(f"no connection within {deadline.seconds:.3g} s{why}", timed_out=True)
+    return NoAnswer(f"no connection{' through HTTPS_PROXY' * proxied} ({reason(error)})")
+
+
+def _name(error: Exception) -> str:
+    return str(error) if type(error) is http.client.HTTPException else type(error).__name__
