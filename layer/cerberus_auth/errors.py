@@ -15,14 +15,29 @@ if TYPE_CHECKING:
 
 
 class CerberusError(Exception):
-    """Base of every error of this package. Two errors are equal when they are of one class and say the same."""
+    """Base of every error of this package. Two errors are equal if they have the same class and text.
 
-    step = ""  # of an authentication: where it failed
+    Attributes
+    ----------
+    step
+        The step of an authentication that failed, such as ``kms:Decrypt``. Empty for other errors.
+    attempts
+        The failed attempts to authenticate, in order. Empty for other errors.
+    """
+
+    step = ""
+    attempts: tuple[Attempt, ...] = ()
+    status = 0  # what the service answered, where that was an error of its own
+    retry_after = 0.0  # seconds after which the service wants the next request
+    is_fleetwide = False  # other containers of the role have the same trouble with other paths
+    regional = False  # the region caused it: another region may work
+    unknown_region = False  # Cerberus does not know the region
+    credentials_refused = False  # AWS refused the credentials: new ones may work
 
     def fresh(self) -> Self:
-        """An equal error without traceback, cause or context, for another caller to raise."""
+        """Return an equal error without traceback, cause or context, for another caller to raise."""
         error = type(self)(*self.args)
-        error.step = self.step
+        vars(error).update(vars(self))
         return error
 
     def __eq__(self, other: object) -> bool:
@@ -37,33 +52,46 @@ class ConfigurationError(CerberusError):
 
 
 class PrincipalRejected(CerberusError):
-    """Cerberus refuses the principal, the region or the signature (400, 401 or 403 of an auth request)."""
+    """Cerberus refuses the principal, the region or the signature (400, 401 or 403 with its own error body)."""
 
-    regional = False  # whether another region may be taken
+
+class BlockedAtEdge(CerberusError):
+    """A firewall in front of Cerberus rejects the request (403 or 429 without Cerberus' own error body)."""
 
 
 class MethodNotOffered(CerberusError):
-    """The service has this way of authenticating switched off (404 of an auth request)."""
+    """The authentication method is disabled in Cerberus (404 of an auth request, in JSON or empty)."""
 
 
 class DecryptionDenied(CerberusError):
-    """KMS refuses to decrypt the auth response. Says whose policy or which region is to be mended, and how."""
+    """KMS refuses to decrypt the auth response. The text names the policy or the region to change."""
 
 
 class InvalidResponse(CerberusError):
-    """A service answered something other than its contract says. Nothing of the answer was used."""
+    """An answer of Cerberus or AWS is not as in the contract. Nothing of the answer was used."""
 
 
 class CerberusUnavailable(CerberusError):
-    """A service is overloaded, failing or out of reach (429, 5xx, network, TLS, timeouts), after the attempts allowed."""
+    """A service is overloaded, failing or out of reach, after the attempts allowed.
+
+    That is 429, 5xx, a redirect or a page of something in front of Cerberus, network, TLS and timeouts.
+
+    Parameters
+    ----------
+    status
+        What the service answered; 0 if it did not answer.
+    retry_after
+        Seconds after which the service wants the next request, at most 60; 0 if it named none.
+    """
+
+    def __init__(self, *args: object, status: int = 0, retry_after: float = 0) -> None:
+        super().__init__(*args)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class DeadlineExceeded(CerberusError):
     """The caller's time is up."""
-
-
-class RenewedElsewhere(CerberusError):
-    """Another container of the fleet is renewing the token. Never raised to users: only who holds a token is told."""
 
 
 class TokenRefused(CerberusError):
@@ -79,7 +107,7 @@ class SecretNotFound(CerberusError):
 
 
 class Attempt:
-    """One failed try to authenticate: with which principal, where, how, at which step, and why not."""
+    """One failed attempt to authenticate: the principal, region and method, the step that failed, and its error."""
 
     __slots__ = ("error", "method", "principal", "region", "step")
 
@@ -105,24 +133,63 @@ class Attempt:
 
 
 class AuthenticationFailed(CerberusError):
-    """Several ways to authenticate were tried and none worked; ``attempts`` lists them in order."""
+    """Several attempts to authenticate failed, in different ways. ``attempts`` lists them in order."""
 
     def __init__(self, attempts: Iterable[Attempt]) -> None:
         self.attempts = tuple(attempts)
         super().__init__(self.attempts)
 
     def __str__(self) -> str:
-        lines = "".join(f"\n  {number}. {attempt}" for number, attempt in enumerate(self.attempts, 1))
-        return f"no way of authenticating to Cerberus worked; tried:{lines}"
+        return _listed(self.attempts)
+
+
+def failure_of(attempts: Iterable[Attempt]) -> CerberusError:
+    """Return the error for failed attempts: of their class if all have one class, else ``AuthenticationFailed``."""
+    attempts = tuple(attempts)
+    last = attempts[-1].error
+    error: CerberusError
+    if any(type(attempt.error) is not type(last) for attempt in attempts):
+        error = AuthenticationFailed(attempts)
+        error.step = last.step
+    else:
+        error = last.fresh()
+        if len(attempts) > 1:
+            error.args = (_listed(attempts),)
+        error.attempts = attempts
+    return error
+
+
+def _listed(attempts: Iterable[Attempt]) -> str:
+    lines = "".join(f"\n  {number}. {attempt}" for number, attempt in enumerate(attempts, 1))
+    return f"Every attempt to authenticate to Cerberus failed:{lines}"
+
+
+_CERBERUS_STEPS = ("auth request", "read")  # in which Cerberus itself is asked
+_EDGE_SECONDS = 60.0  # a firewall blocks addresses that ask too often: to ask on prolongs the block
+
+
+def is_outage(error: CerberusError) -> bool:
+    """Tell whether an error says that Cerberus is out of reach, and nothing of one principal or one path."""
+    if error.attempts:
+        return any(is_outage(attempt.error) for attempt in error.attempts)
+    return error.step in _CERBERUS_STEPS and isinstance(error, CerberusUnavailable | BlockedAtEdge | DeadlineExceeded)
+
+
+def wanted_pause(error: CerberusError) -> float:
+    """Return the seconds that Cerberus, or a firewall in front of it, wants to be left alone; 0 if it did not say."""
+    errors = [attempt.error for attempt in error.attempts] or [error]
+    if any(isinstance(each, BlockedAtEdge) for each in errors):
+        return _EDGE_SECONDS
+    return max(each.retry_after for each in errors)
 
 
 def shielded(call: Callable[[], T]) -> T:
-    """Call, and let an error out without the frames it came through: their locals hold tokens and ciphertexts.
+    """Call, and let an error out without the frames that it came through: their locals can hold secrets.
 
     Raises
     ------
     CerberusError
-        An equal of the error raised, with this frame as the first of its traceback, no cause and no context.
+        An equal of the error raised, without cause and context.
     """
     try:
         return call()

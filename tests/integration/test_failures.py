@@ -16,6 +16,7 @@ import requests
 from cerberus_auth import (
     AccessDenied,
     AuthenticationFailed,
+    BlockedAtEdge,
     CerberusClient,
     CerberusError,
     CerberusUnavailable,
@@ -29,7 +30,7 @@ from cerberus_auth import (
     TokenRefused,
 )
 from cerberus_auth.testing.http_server import Fault, Request, Response, Server
-from integration.function import Function
+from integration.function import Function, renewed
 from local_stack.certificates import CertificateAuthority
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, decrypt_statement
 
@@ -108,6 +109,21 @@ def service(**attributes: object) -> Callable[[Function], None]:
     return arrange
 
 
+def own(status: int, code: object, headers: Mapping[str, str] | None = None) -> Fault:
+    """An error in Cerberus' own form."""
+    body = json.dumps({"error_id": "1", "errors": [{"code": code, "message": "in the words of Cerberus"}]}).encode()
+    return Fault.status(status, body, {"Content-Type": "application/json", **(headers or {})})
+
+
+def switched_off(*methods: str) -> Any:
+    """The web framework's answer for a path that nothing is mapped to."""
+    page = Fault.status(404, b'{"status": 404, "error": "Not Found"}', {"Content-Type": "application/json"})
+    return at_cerberus(page, ALWAYS, lambda request: request.path.endswith(methods))
+
+
+KMS_PATHS, STS_PATH = ("/iam-principal", "/iam-role"), "/sts-identity"
+
+
 def answer(body: bytes) -> Any:
     return at_cerberus(Fault.status(200, body, {"Content-Type": "application/json"}))
 
@@ -141,38 +157,49 @@ def deny(function: Function) -> None:
         ("99996", "CERBERUS_IAM_ROLE_ARN"),
         settings={"CERBERUS_IAM_ROLE_ARN": "arn:aws:iam::111111111111:root"},
     ),
+    Row("partition off", service(partitions={"aws-cn"}), PrincipalRejected, ("99245", "partition")),
     Row(
-        "wrong region",
-        nothing,
-        PrincipalRejected,
-        ("us-west-9", "99215", "CERBERUS_REGION", "CERBERUS_FALLBACK_REGIONS"),
-        settings={"CERBERUS_REGION": "us-west-9"},
+        "blocked at the edge",
+        at_cerberus(Fault.html(403)),
+        BlockedAtEdge,
+        ("403", "NAT", "firewall", "100 requests an hour", "CERBERUS_SHARED_CACHE_TABLE", "CERBERUS_SHARED_CACHE_KEY"),
+        settings={"CERBERUS_IAM_ROLE_ARN": f"{ROLE},{STRANGER}", "CERBERUS_FALLBACK_REGIONS": OTHER_REGION},
     ),
-    Row("partition off", service(partitions={"aws-cn"}), PrincipalRejected, ("99244", "partition switched off")),
-    Row("refused by a proxy", at_cerberus(Fault.html(403)), PrincipalRejected, ("403, code 0", "log")),
-    Row("a status that is none of its", at_cerberus(Fault.status(418)), InvalidResponse, ("418", "CERBERUS_URL")),
+    Row("too many requests, at the edge", at_cerberus(Fault.status(429)), BlockedAtEdge, ("429", "NAT")),
+    Row("too many requests, at the edge, in HTML", at_cerberus(Fault.html(429)), BlockedAtEdge, ("429", "NAT")),
+    Row("403 of Cerberus", at_cerberus(own(403, 99994)), PrincipalRejected, ("403, code 99994", "log")),
+    Row("404 of a load balancer", at_cerberus(Fault.html(404)), CerberusUnavailable, ("404", "in front")),
+    Row("400 of a load balancer", at_cerberus(Fault.html(400)), CerberusUnavailable, ("400", "in front")),
+    Row("401 of a load balancer", at_cerberus(Fault.status(401)), CerberusUnavailable, ("401", "in front")),
+    Row("a status that is none of its", at_cerberus(Fault.status(418)), CerberusUnavailable, ("418", "CERBERUS_URL")),
+    Row("a code that is long", at_cerberus(own(400, 10**30)), PrincipalRejected, ("(400)", "log")),
+    Row("a code that is text", at_cerberus(own(400, "forged\nline")), PrincipalRejected, ("(400)", "log")),
+    Row("a code that is true", at_cerberus(own(400, True)), PrincipalRejected, ("(400)", "log")),
+    Row("another method is wanted", at_cerberus(own(405, 120)), InvalidResponse, ("405, code 120", "CERBERUS_URL")),
     Row(
         "kms off",
-        service(kms_enabled=False),
-        AuthenticationFailed,
+        switched_off(*KMS_PATHS),
+        MethodNotOffered,
         (
             f"1. {ROLE} in {REGION}, kms, auth request: MethodNotOffered",
             f"2. {ROLE} in {REGION}, kms v1, auth request: Method",
+            "Cerberus returned 404 for /v2/auth/iam-principal: KMS authentication is disabled, or CERBERUS_URL has a path",
+            "Set CERBERUS_AUTH_METHOD=sts",
         ),
         cerberus=2,
         settings={"CERBERUS_AUTH_METHOD": "kms"},
     ),
     Row(
         "sts off",
-        service(sts_enabled=False),
+        switched_off(STS_PATH),
         MethodNotOffered,
-        ("404", "CERBERUS_AUTH_METHOD", "CERBERUS_URL"),
+        ("404", "STS authentication is disabled", "CERBERUS_AUTH_METHOD=kms", "CERBERUS_URL"),
         settings={"CERBERUS_AUTH_METHOD": "sts"},
     ),
     Row(
         "both off",
-        service(kms_enabled=False, sts_enabled=False),
-        AuthenticationFailed,
+        switched_off(*KMS_PATHS, STS_PATH),
+        MethodNotOffered,
         (
             f"1. {ROLE} in {REGION}, kms, auth request: MethodNotOffered",
             f"2. {REGION}, sts, auth request: MethodNotOffered",
@@ -213,7 +240,7 @@ def test_cerberus_refuses(function: Function, row: Row) -> None:
 
 
 def test_sts_serves_where_kms_is_switched_off(function: Function) -> None:
-    function.stack.cerberus.kms_enabled = False
+    switched_off(*KMS_PATHS)(function)
     assert function.auth().token()
     assert [r.path for r in function.cerberus.requests] == ["/v2/auth/iam-principal", "/v2/auth/sts-identity"]
     assert function.decryptions == 0
@@ -239,8 +266,8 @@ def test_sts_serves_where_kms_is_switched_off(function: Function) -> None:
         InvalidResponse,
         ("6145 bytes", "no KMS ciphertext"),
     ),
-    Row("a page", at_cerberus(Fault.html()), InvalidResponse, ("without auth_data", "CERBERUS_URL")),
-    Row("no body", at_cerberus(Fault.empty()), InvalidResponse, ("without auth_data",)),
+    Row("a page", at_cerberus(Fault.html()), CerberusUnavailable, ("in front", "CERBERUS_URL")),
+    Row("no body", at_cerberus(Fault.empty()), CerberusUnavailable, ("in front", "CERBERUS_URL")),
     Row("an array", answer(b'["auth_data"]'), InvalidResponse, ("without auth_data",)),
     Row("deep json", answer(b"[" * 200_000), InvalidResponse, ("without auth_data",)),
     Row("not utf-8", answer(b'{"auth_data": "\xff\xfe"}'), InvalidResponse, ("without auth_data",)),
@@ -264,7 +291,7 @@ def test_a_redirect_is_not_followed(function: Function, status: int) -> None:
     with Server(lambda request: arrived.append(request) or Response(200)) as elsewhere:  # type: ignore[func-returns-value]
         fault = Fault.status(status, headers={"Location": f"{elsewhere.url}/v2/auth/iam-principal"})
         says = (f"redirects ({status})", "set its URL to where it really is")
-        check(function, Row("", at_cerberus(fault), InvalidResponse, says))
+        check(function, Row("", at_cerberus(fault), CerberusUnavailable, says))
         assert elsewhere.connections == 0
     assert arrived == []
 
@@ -311,6 +338,19 @@ def test_a_token_that_is_none_is_refused_and_not_kept(function: Function, row: R
     assert auth.token() == auth.token()
     assert function.authentications == 2
     assert CerberusClient(auth).read(SECRET_PATH) == SECRET
+
+
+@pytest.mark.parametrize("metadata", [{}, {"aws_iam_principal_arn": STRANGER}], ids=["nobody", "another"])
+def test_a_token_made_for_another_is_refused(function: Function, metadata: dict[str, str]) -> None:
+    plaintext(metadata=metadata)(function)
+    error = function.failure(function.auth().token)
+    assert type(error) is InvalidResponse
+    assert f"it is not that of {ROLE}" in str(error)
+
+
+def test_truncated_metadata_say_nothing_of_the_principal(function: Function) -> None:
+    plaintext(metadata={"_truncated": "true"}, policies=["_truncated"])(function)
+    assert function.auth().token() == "made-up-token-0123456789"
 
 
 # KMS
@@ -384,7 +424,7 @@ DENY = {"Effect": "Deny", "Action": "kms:*", "Resource": "*"}
         "key of another account",
         nothing,
         InvalidResponse,
-        ("222222222222", "333333333333", "CERBERUS_KMS_ACCOUNT_ID", "not used"),
+        ("222222222222", "333333333333", "CERBERUS_KMS_ACCOUNT_ID", "rejected"),
         kms=1,
         settings={"CERBERUS_KMS_ACCOUNT_ID": "333333333333"},
     ),
@@ -494,10 +534,10 @@ def other_ca(tmp_path: Path) -> str:
     Row("reset", at_cerberus(Fault.reset(), ALWAYS), CerberusUnavailable, ("connection broke", "3 of 3"), cerberus=3),
     Row("503", at_cerberus(Fault.status(503), ALWAYS), CerberusUnavailable, ("answered 503", "3 of 3"), cerberus=3),
     Row("502 page", at_cerberus(Fault.html(502), ALWAYS), CerberusUnavailable, ("answered 502", "3 of 3"), cerberus=3),
-    Row("429", at_cerberus(Fault.status(429), ALWAYS), CerberusUnavailable, ("answered 429", "3 of 3"), cerberus=3),
+    Row("429", at_cerberus(own(429, 99999), ALWAYS), CerberusUnavailable, ("answered 429", "3 of 3"), cerberus=3),
     Row(
         "429 for longer than there is time",
-        at_cerberus(Fault.status(429, headers={"Retry-After": "60"}), ALWAYS),
+        at_cerberus(own(429, 99999, {"Retry-After": "60"}), ALWAYS),
         CerberusUnavailable,
         ("answered 429", "attempt 1 of 3"),
     ),
@@ -572,8 +612,9 @@ def test_cerberus_is_out_of_reach(function: Function, row: Row) -> None:
         pytest.param(Fault.status(503), 2, id="503"),
         pytest.param(Fault.reset(), 2, id="reset"),
         pytest.param(Fault.half_body(), 1, id="half-body"),
-        pytest.param(Fault.status(429, headers={"Retry-After": "1"}), 1, id="429"),
-        pytest.param(Fault.status(429, headers={"Retry-After": "soon"}), 1, id="429-without-a-number"),
+        pytest.param(own(500, 10), 2, id="key-race"),
+        pytest.param(own(429, 99999, {"Retry-After": "1"}), 1, id="429"),
+        pytest.param(own(429, 99999, {"Retry-After": "soon"}), 1, id="429-without-a-number"),
     ],
 )
 def test_a_passing_failure_is_overcome(function: Function, fault: Fault, times: int) -> None:
@@ -764,7 +805,7 @@ def is_read(request: Request) -> bool:
 
 def read_secret(function: Function) -> Callable[[], object]:
     client = CerberusClient(function.auth())
-    return lambda: client.read(SECRET_PATH)
+    return lambda: client.read(SECRET_PATH, max_age=0)
 
 
 @dataclass(frozen=True)
@@ -790,12 +831,12 @@ class Reading:
             ),
             Reading("403", nothing, AccessDenied, "give it a role in that safe deposit box", "app/other/db"),
             Reading("404", nothing, SecretNotFound, "spelling", "app/orders/nothing"),
-            Reading("page", at_cerberus(Fault.html(), 1, is_read), InvalidResponse, "CERBERUS_URL"),
-            Reading("empty", at_cerberus(Fault.empty(), 1, is_read), InvalidResponse, "CERBERUS_URL"),
+            Reading("page", at_cerberus(Fault.html(), 1, is_read), CerberusUnavailable, "CERBERUS_URL"),
+            Reading("empty", at_cerberus(Fault.empty(), 1, is_read), CerberusUnavailable, "CERBERUS_URL"),
             Reading(
                 "no-data", at_cerberus(Fault.status(200, b'{"data": []}'), 1, is_read), InvalidResponse, "no secret"
             ),
-            Reading("400", at_cerberus(Fault.status(400), 1, is_read), InvalidResponse, "CERBERUS_URL"),
+            Reading("400", at_cerberus(Fault.status(400), 1, is_read), CerberusUnavailable, "CERBERUS_URL"),
             Reading(
                 "503", at_cerberus(Fault.status(503), ALWAYS, is_read), CerberusUnavailable, "answered 503", reads=3
             ),
@@ -808,7 +849,7 @@ class Reading:
             Reading("empty-part", nothing, ConfigurationError, "category/box/path", "app//orders", 0, 0),
             Reading("no-path", nothing, ConfigurationError, "category/box/path", "", 0, 0),
             Reading("category-only", nothing, ConfigurationError, "category/box/path", "x", 0, 0),
-            Reading("line-break", nothing, ConfigurationError, "category/box/path", "app/orders/a\r\nb", 0, 0),
+            Reading("line-break", nothing, ConfigurationError, "character", "app/orders/a\r\nb", 0, 0),
         )
     ],
 )
@@ -825,7 +866,7 @@ def test_a_read_fails(function: Function, row: Reading) -> None:
 def test_a_redirected_read_is_not_followed(function: Function) -> None:
     with Server(lambda request: Response(200)) as elsewhere:
         at_cerberus(Fault.status(302, headers={"Location": elsewhere.url}), 1, is_read)(function)
-        assert isinstance(function.failure(read_secret(function)), InvalidResponse)
+        assert isinstance(function.failure(read_secret(function)), CerberusUnavailable)
         assert elsewhere.connections == 0
 
 
@@ -845,7 +886,7 @@ def test_a_refused_token_handed_out_again_is_a_failure(function: Function) -> No
     function.stack.cerberus.revoke()
     error = function.failure(read)
     assert type(error) is TokenRefused
-    assert "try again in some seconds" in str(error)
+    assert "Retry in a few seconds" in str(error)
     assert (function.authentications, reads(function)) == (2, 2)
 
 
@@ -857,8 +898,7 @@ def test_a_failing_renewal_after_a_refusal_tells_no_token(function: Function) ->
     deny(function)
     assert isinstance(function.failure(read), PrincipalRejected)
     with requests.Session() as session:
-        token = function.cerberus.requests[-2].headers["X-Cerberus-Token"] or ""
-        assert isinstance(function.failure(lambda: auth.renewed(token)), PrincipalRejected)
+        assert isinstance(function.failure(lambda: renewed(auth)), PrincipalRejected)
         auth.invalidate()
         assert isinstance(function.failure(lambda: session.get(secret_url(function), auth=auth)), PrincipalRejected)
 
@@ -867,7 +907,7 @@ def test_a_refused_token_of_the_settings_is_not_told(function: Function) -> None
     function.configure(CERBERUS_TOKEN="made-up-token-of-somebody")
     assert isinstance(function.failure(read_secret(function)), TokenRefused)
     auth = function.auth()
-    assert isinstance(function.failure(lambda: auth.renewed("made-up-token-of-somebody")), TokenRefused)
+    assert isinstance(function.failure(lambda: renewed(auth)), TokenRefused)
     assert function.authentications == 0
 
 

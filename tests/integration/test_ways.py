@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from cerberus_auth import AuthenticationFailed, CerberusError
+from cerberus_auth import CerberusError, CerberusUnavailable
 from cerberus_auth.testing.http_server import Fault, Request
-from integration.function import Function
+from integration.function import Function, renewed
 from local_stack.stack import ROLE, decrypt_statement
 
 REGIONS = {"1": "us-west-2", "2": "us-east-1"}
@@ -85,7 +85,7 @@ class Row:
     decrypts: str = ""
     """The regions in which kms:Decrypt was called."""
     fails: str = ""
-    """Where none wins, each attempt: principal, region, method, class of its error."""
+    """Where none wins, each attempt: principal, region, method, class of its error. One class: the error has it too."""
 
 
 TABLE = [
@@ -282,12 +282,10 @@ def test_which_way_wins(row: Row, function: Function) -> None:
 
 
 def check_failure(row: Row, error: CerberusError) -> None:
-    """It lists every attempt, with its place and its reason; a single one is raised by itself."""
+    """It has the class in which all attempts failed, and lists them, each with its place and its reason."""
     expected = split(row.fails)
-    if len(expected) == 1:
-        assert expected[0].rpartition(" ")[2] == type(error).__name__
-        return
-    assert isinstance(error, AuthenticationFailed)
+    classes = {attempt.rpartition(" ")[2] for attempt in expected}
+    assert type(error).__name__ == (classes.pop() if len(classes) == 1 else "AuthenticationFailed")
     numbers = {region: number for number, region in REGIONS.items()}
     assert [
         f"{NAMES.get(attempt.principal, '-')} {numbers[attempt.region]} {attempt.method} {type(attempt.error).__name__}"
@@ -295,7 +293,7 @@ def check_failure(row: Row, error: CerberusError) -> None:
     ] == expected
     for number, attempt in enumerate(error.attempts, 1):
         assert attempt.step
-        assert f"\n  {number}. {attempt}" in str(error)
+        assert len(expected) == 1 or f"\n  {number}. {attempt}" in str(error)
         assert str(attempt.error) in str(attempt)
 
 
@@ -340,7 +338,7 @@ def test_a_refused_token_handed_out_again_is_replaced_by_the_other_method(functi
     auth = function.auth()
     first = auth.token()
     function.stack.cerberus.revoke()
-    assert auth.renewed(first) != first
+    assert renewed(auth) != first
     assert asked(function) == ["v2 role 1", "v2 role 1", "sts 1"]
 
 
@@ -350,6 +348,33 @@ def test_who_cannot_say_its_name_still_signs(function: Function) -> None:
     function.configure(AWS_ENDPOINT_URL_STS="http://127.0.0.1:9")  # discard: nobody listens
     assert function.auth().token()
     assert asked(function) == ["sts 1"]
+
+
+def test_who_cannot_say_its_name_in_time_still_signs(function: Function) -> None:
+    """The function's own STS hangs, as without a way to it in a VPC; half of the time is left for what follows."""
+    function.configure(CERBERUS_IAM_ROLE_ARN=None, CERBERUS_TIMEOUT="4")
+    is_own = lambda request: b"GetCallerIdentity" in request.body and "localhost" in request.headers["Host"]  # noqa: E731
+    function.stack.aws.server.faults.add(Fault.hang(), is_own, times=None)
+    assert function.auth().token()
+    assert asked(function) == ["sts 1"]
+
+
+@pytest.mark.parametrize("page", [Fault.html(404), Fault.status(404, b"not here")], ids=["html", "text"])
+def test_a_load_balancers_404_does_not_lead_from_kms_to_sts(page: Fault, function: Function) -> None:
+    at_cerberus(page, "/v2/auth/iam-principal")(function)
+    assert type(function.failure(function.auth().token)) is CerberusUnavailable
+    assert asked(function) == ["v2 role 1"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b'{"status": 404, "error": "Not Found"}', b'{"errors": [{"code": 99996}]}'],
+    ids=["empty", "web", "own"],
+)
+def test_cerberus_own_404_leads_from_kms_to_sts(body: bytes, function: Function) -> None:
+    at_cerberus(Fault.status(404, body), "/v2/auth/iam-principal")(function)
+    assert function.auth().token()
+    assert asked(function) == ["v2 role 1", "sts 1"]
 
 
 CHINESE_ROLE = "arn:aws-cn:iam::111111111111:role/orders"

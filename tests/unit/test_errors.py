@@ -8,8 +8,8 @@ import traceback
 import pytest
 
 import cerberus_auth
-from cerberus_auth import AuthenticationFailed, CerberusError, CerberusUnavailable, PrincipalRejected
-from cerberus_auth.errors import Attempt, shielded
+from cerberus_auth import AuthenticationFailed, BlockedAtEdge, CerberusError, CerberusUnavailable, PrincipalRejected
+from cerberus_auth.errors import Attempt, failure_of, shielded
 
 CLASSES = [
     value
@@ -19,7 +19,8 @@ CLASSES = [
 
 
 def test_every_error_of_the_table_is_public() -> None:
-    assert len(CLASSES) == 12
+    assert len(CLASSES) == 13
+    assert BlockedAtEdge in CLASSES
 
 
 @pytest.mark.parametrize("error", CLASSES)
@@ -32,13 +33,50 @@ def test_a_fresh_error_is_equal_and_not_the_same(error: type[CerberusError]) -> 
     assert pickle.loads(pickle.dumps(original)) == original  # noqa: S301  (our own)
 
 
+@pytest.mark.parametrize("error", CLASSES)
+def test_a_fresh_error_has_all_attributes(error: type[CerberusError]) -> None:
+    attempt = Attempt("arn:one", "us-west-2", "kms", "auth request", PrincipalRejected("in no box"))
+    original = error([attempt]) if error is AuthenticationFailed else error("text")
+    original.step, original.attempts, original.regional = "auth request", (attempt,), True
+    assert vars(original.fresh()) == vars(original)
+    assert original.fresh().attempts == (attempt,)
+
+
+def test_an_error_without_attempts_lists_none() -> None:
+    assert CerberusUnavailable("down").attempts == ()
+
+
+REJECTED = Attempt("arn:one", "us-west-2", "kms", "auth request", PrincipalRejected("in no box"))
+DOWN = Attempt("arn:two", "us-east-1", "kms", "kms:Decrypt", CerberusUnavailable("down"))
+
+
+@pytest.mark.parametrize(
+    ("attempts", "raised"),
+    [
+        ([REJECTED], PrincipalRejected),
+        ([REJECTED, REJECTED], PrincipalRejected),
+        ([DOWN, DOWN, DOWN], CerberusUnavailable),
+        ([REJECTED, DOWN], AuthenticationFailed),
+        ([DOWN, DOWN, REJECTED], AuthenticationFailed),
+    ],
+)
+def test_the_class_says_in_which_way_attempts_failed(attempts: list[Attempt], raised: type[CerberusError]) -> None:
+    error = failure_of(attempts)
+    assert type(error) is raised
+    assert error.attempts == tuple(attempts)
+    assert all(str(attempt.error) in str(error) for attempt in attempts)
+    again = error.fresh()
+    assert (again, str(again), again.attempts) == (error, str(error), error.attempts)
+    for each in (error, again):
+        assert pickle.loads(pickle.dumps(each)).attempts == error.attempts  # noqa: S301  (our own)
+
+
+def test_the_error_of_a_single_attempt_is_as_it_was() -> None:
+    assert failure_of([DOWN]) == DOWN.error
+
+
 def test_several_attempts_are_listed_with_where_and_why() -> None:
-    error = AuthenticationFailed(
-        [
-            Attempt("arn:one", "us-west-2", "kms", "auth request", PrincipalRejected("in no box")),
-            Attempt("arn:two", "us-east-1", "kms", "kms:Decrypt", CerberusUnavailable("down")),
-        ]
-    )
+    error = AuthenticationFailed([REJECTED, DOWN])
     text = str(error)
     for part in ("arn:one", "us-west-2", "auth request", "in no box", "arn:two", "us-east-1", "kms:Decrypt", "down"):
         assert part in text

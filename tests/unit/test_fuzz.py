@@ -20,11 +20,11 @@ from cerberus_auth.authentication import token as tokens
 from cerberus_auth.authentication.kms import KmsAuth
 from cerberus_auth.authentication.principal import is_for, role_arn
 from cerberus_auth.authentication.sts import StsAuth
-from cerberus_auth.authentication.token import Asked, Token
-from cerberus_auth.authentication.wire import auth_refusal, error_code, transient
+from cerberus_auth.authentication.token import Token
+from cerberus_auth.authentication.wire import auth_refusal, error_code, read_refusal, transient
 from cerberus_auth.aws.calls import AwsRefusal, Credentials, Decrypted
 from cerberus_auth.aws.signed import SignedAws
-from cerberus_auth.deadline import Deadline
+from cerberus_auth.deadline import Deadline, Moment
 from cerberus_auth.http.transport import Response, Transport
 from cerberus_auth.sharing.item import Item
 from cerberus_auth.sharing.table import TableStore
@@ -122,7 +122,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def is_token(token: Token) -> None:
-    assert 0 < len(token.value) <= 4096
+    assert 0 < len(token.value) <= 16_384
     assert token.value.isascii()
     assert token.value.isprintable()
     assert " " not in token.value
@@ -140,7 +140,7 @@ def test_a_decrypted_token(document: bytes) -> None:
     assert named is None or isinstance(named, str)
     assert isinstance(is_for(ROLE, document), bool)
     try:
-        token = tokens.parse(document, Asked(), ROLE, "us-west-2", "the answer")
+        token = tokens.parse(document, Moment(), ROLE, "us-west-2", "the answer")
     except CerberusError as error:
         assert len(str(error)) < 400  # noqa: PT017  (either is right)
     else:
@@ -152,9 +152,9 @@ def test_a_decrypted_token(document: bytes) -> None:
 def test_a_refusal_of_cerberus(response: Response) -> None:
     assert isinstance(error_code(response), int)
     assert isinstance(transient(response), str)
-    error = auth_refusal(response, ROLE, "us-west-2")
-    assert isinstance(error, CerberusError)
-    assert len(str(error)) < 600
+    for error in (auth_refusal(response, ROLE, "us-west-2"), read_refusal(response, "app/orders/db")):
+        assert isinstance(error, CerberusError)
+        assert len(str(error)) < 600
 
 
 @fuzz
@@ -214,7 +214,7 @@ def test_an_item_of_the_table(response: Response) -> None:
         assert isinstance(item.response, str)
         assert all(isinstance(value, float | int) for value in (item.asked, item.expires, item.claimed_until))
         item.is_offered(0)
-        item.is_claimed(0)
+        item.is_claimed(0, 6)
 
 
 VARIABLES = [

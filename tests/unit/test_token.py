@@ -11,18 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cerberus_auth import InvalidResponse
-from cerberus_auth.authentication.token import Asked, Token, parse, principal_of, usable_seconds
+from cerberus_auth.authentication.token import Token, parse, principal_of, usable_seconds
+from cerberus_auth.deadline import Moment
 
 GOOD: dict[str, Any] = {"client_token": "t0ken", "lease_duration": 3600}
 
 
 def read(document: bytes) -> Token:
-    return parse(document, Asked(), "arn:aws:iam::111111111111:role/web", "us-west-2", "the answer")
+    return parse(document, Moment(), "arn:aws:iam::111111111111:role/web", "us-west-2", "the answer")
 
 
 def test_only_the_token_and_the_lease_are_relied_on() -> None:
     token = read(json.dumps(GOOD | {"metadata": {"_truncated": "true"}, "policies": ["_truncated"]}).encode())
     assert (token.value, token.lease_seconds) == ("t0ken", 3600)
+
+
+def test_a_jwt_is_as_long_as_the_service_allows() -> None:
+    assert len(read(json.dumps(GOOD | {"client_token": "x" * 16_384}).encode()).value) == 16_384
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,7 @@ def test_only_the_token_and_the_lease_are_relied_on() -> None:
                 {"client_token": "to\r\nken"},
                 {"client_token": "to ken"},
                 {"client_token": "tok\u00e9n"},
-                {"client_token": "x" * 5000},
+                {"client_token": "x" * 16_385},
                 {"lease_duration": 0},
                 {"lease_duration": -1},
                 {"lease_duration": True},
@@ -89,16 +94,16 @@ def test_a_token_does_not_show() -> None:
 
 
 def test_a_moment_of_another_process_counts_by_both_clocks() -> None:
-    now = Asked()
-    earlier, later = Asked.at(now.wall - 100), Asked.at(now.wall + 100)
+    now = Moment()
+    earlier, later = Moment.at(now.wall - 100), Moment.at(now.wall + 100)
     assert earlier.wall == now.wall - 100
     assert earlier.monotonic - now.monotonic == pytest.approx(-100, abs=5)
     for moment in (later.wall - now.wall, later.monotonic - now.monotonic):
         assert 0 <= moment < 5
 
 
-@pytest.mark.parametrize(("lease", "seconds"), [(3600, 3540), (61, 1), (60, 54), (1, 0.9)])
-def test_the_margin_of_a_lease(lease: int, seconds: float) -> None:
+@pytest.mark.parametrize(("lease", "seconds"), [(3600, 3540), (600, 540), (599, 539.1), (61, 54.9), (60, 54), (1, 0.9)])
+def test_the_margin_is_at_most_a_tenth_of_the_lease(lease: int, seconds: float) -> None:
     assert usable_seconds(lease, 60) == pytest.approx(seconds)
 
 

@@ -1,4 +1,4 @@
-"""KMS authentication: Cerberus encrypts a token for the role, and only a holder of the role can decrypt it."""
+"""KMS authentication: Cerberus encrypts a token for the role, and only that role can decrypt it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from binascii import a2b_base64
 
 from .. import errors
 from ..aws.calls import AwsRefusal, credentials_refused
+from ..deadline import Moment
 from ..settings import partition
 from . import token
 from .principal import is_for
-from .wire import CLIENT_HEADERS, auth_refusal, transient
+from .wire import CLIENT_HEADERS, ask, auth_refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
     from ..deadline import Deadline
     from ..http.transport import Transport
     from ..settings import Settings
-    from ..sharing.policy import SharedCache
-    from .token import Asked, Token, Wanted
+    from .token import Shared, Token, Wanted
 
 _MAX_CIPHERTEXT_BYTES = 6144  # KMS API reference, Decrypt
-_OLDER_PRINCIPAL = re.compile(r"arn:aws:iam::(\d{12}):role/(.+)")
+_OLDER_PRINCIPAL = r"arn:aws:iam::(\d{12}):role/(.+)"  # compiled when first needed
 _KEY_ARN = re.compile(r"arn:(aws|aws-cn):kms:([a-z0-9-]+):(\d{12}):key/[\w-]+")
 
 
@@ -32,7 +32,7 @@ class KmsAuth:
 
     name = setting = "kms"
 
-    def __init__(self, settings: Settings, transport: Transport, aws: Aws, shared: SharedCache | None = None) -> None:
+    def __init__(self, settings: Settings, transport: Transport, aws: Aws, shared: Shared | None = None) -> None:
         self._settings = settings
         self._transport = transport
         self._aws = aws
@@ -41,7 +41,7 @@ class KmsAuth:
     def authenticate(
         self, principal: str, region: str, deadline: Deadline, wanted: Wanted = token.ANY, *, last: bool = True
     ) -> Token:
-        """One authentication of one principal in one region, or what another container shares of its own.
+        """Authenticate once as one principal in one region, or take the auth response that another container shares.
 
         Parameters
         ----------
@@ -50,100 +50,92 @@ class KmsAuth:
 
         Raises
         ------
-        PrincipalRejected, MethodNotOffered, DecryptionDenied, InvalidResponse, CerberusUnavailable, DeadlineExceeded
-            As README's table says; ``step`` tells where: ``credentials``, ``sts:AssumeRole``, ``auth request`` or
-            ``kms:Decrypt``.
+        PrincipalRejected, BlockedAtEdge, MethodNotOffered, DecryptionDenied, InvalidResponse, CerberusUnavailable,
+        DeadlineExceeded
+            See README, "Errors and what to do". ``step`` is ``auth request`` or ``kms:Decrypt``.
         ConfigurationError
             There are no credentials, or the role may not be assumed.
-        RenewedElsewhere
-            As wanted early, and another container is renewing.
         """
-        with deadline.step("credentials"):  # first: without them Cerberus would be asked in vain
-            self._aws.credentials(region, deadline)
 
-        def ask() -> tuple[str, Asked]:
-            asked = token.Asked()
-            with deadline.step("auth request"):
-                return self._ask(principal, region, deadline, last), asked
-
-        def open_response(auth_data: str, asked: Asked) -> tuple[Token, Decrypted]:
+        def open_response(auth_data: str, asked: Moment) -> Token:
             with deadline.step("kms:Decrypt"):
-                decrypted = self._decrypt(auth_data, region, deadline, last)
-                source = "the decrypted auth response"
-                return token.parse(decrypted.plaintext, asked, principal, region, source), decrypted
+                document = self._decrypt(auth_data, region, deadline, last)
+                given = token.parse(document, asked, principal, region, "the decrypted auth response")
+                if is_for(principal, document):
+                    return given
+                raise errors.InvalidResponse(
+                    f"Auth response rejected: it is not that of {principal}. Check that CERBERUS_URL is Cerberus itself"
+                )
 
-        def ask_to_share() -> tuple[Token, str | None]:
-            auth_data, asked = ask()
-            given, decrypted = open_response(auth_data, asked)
-            return given, auth_data if is_for(principal, decrypted.plaintext) else None
+        def ask_to_share() -> tuple[Token, str]:
+            asked = Moment()
+            with deadline.step("auth request"):
+                auth_data = self._request(principal, region, deadline, last)
+            return open_response(auth_data, asked), auth_data
 
-        def open_shared(auth_data: str, asked: Asked) -> Token:
+        def open_shared(auth_data: str, asked: Moment) -> Token:
             _check_ciphertext(auth_data, "shared auth response")
-            given, decrypted = open_response(auth_data, asked)
-            if not is_for(principal, decrypted.plaintext):
-                raise errors.InvalidResponse(f"it is not that of {principal}")
-            return given
+            return open_response(auth_data, asked)
 
         if self._shared is None:
-            return open_response(*ask())[0]
+            return ask_to_share()[0]
         return self._shared.token("kms", principal, region, deadline, wanted, open_shared, ask_to_share)
 
     def _question(self, principal: str, region: str) -> tuple[str, dict[str, str]]:
         return "/v2/auth/iam-principal", {"iam_principal_arn": principal, "region": region}
 
-    def _ask(self, principal: str, region: str, deadline: Deadline, last: bool) -> str:
+    def _request(self, principal: str, region: str, deadline: Deadline, last: bool) -> str:
         path, fields = self._question(principal, region)
-        response = self._transport.request(
-            "Cerberus",
-            "POST",
-            f"{self._settings.url}{path}",
+        response = ask(
+            self._transport,
+            self._settings,
+            path,
             deadline,
             headers=lambda: {**CLIENT_HEADERS, "Content-Type": "application/json"},
             body=json.dumps(fields).encode(),
-            transient=transient,
-            repeat_timeouts=last,
+            last=last,
         )
         if response.status != 200:
             raise auth_refusal(response, principal, region)
         auth_data = (response.json_object() or {}).get("auth_data")
         if not isinstance(auth_data, str):
             raise errors.InvalidResponse(
-                "Cerberus answers an auth request without auth_data: see whether CERBERUS_URL is right"
+                "Cerberus answered an auth request without auth_data. Check that CERBERUS_URL is Cerberus itself"
             )
         _check_ciphertext(auth_data, "auth_data of Cerberus")
         return auth_data
 
-    def _decrypt(self, auth_data: str, region: str, deadline: Deadline, last: bool) -> Decrypted:
+    def _decrypt(self, auth_data: str, region: str, deadline: Deadline, last: bool) -> bytes:
         try:
             decrypted = self._aws.decrypt(auth_data, region, deadline, repeat_timeouts=last)
         except AwsRefusal as refusal:
             error = _denied(refusal, region, self._settings)
         else:
             self._check_key(decrypted)
-            return decrypted
+            return decrypted.plaintext
         raise error
 
     def _check_key(self, decrypted: Decrypted) -> None:
         key = _KEY_ARN.fullmatch(decrypted.key_arn)
         if key is None:
-            raise errors.InvalidResponse("KMS names a key that is not one: see AWS_ENDPOINT_URL_KMS")
+            raise errors.InvalidResponse("KMS names a key that is not one. Check AWS_ENDPOINT_URL_KMS")
         if self._settings.kms_account_id and key[3] != self._settings.kms_account_id:
             raise errors.InvalidResponse(
-                f"the auth response was encrypted by a key of account {key[3]}, not of CERBERUS_KMS_ACCOUNT_ID "
-                f"({self._settings.kms_account_id}): is CERBERUS_URL the right Cerberus? It was not used"
+                f"Auth response rejected: its KMS key belongs to account {key[3]}, but CERBERUS_KMS_ACCOUNT_ID is "
+                f"{self._settings.kms_account_id}. Check CERBERUS_URL"
             )
 
 
 class OlderKmsAuth(KmsAuth):
-    """The same by the older path, for a service that has no other: takes roles of partition ``aws`` only."""
+    """The older path, for a service that has no other: it takes roles of partition ``aws`` only."""
 
     name = "kms v1"
 
     def _question(self, principal: str, region: str) -> tuple[str, dict[str, str]]:
-        role = _OLDER_PRINCIPAL.fullmatch(principal)
+        role = re.fullmatch(_OLDER_PRINCIPAL, principal)
         if role is None:
             raise errors.ConfigurationError(
-                f"the older KMS authentication takes roles of partition aws only, not {principal}: see CERBERUS_IAM_ROLE_ARN"
+                f"/v1/auth/iam-role takes roles of partition aws only, not {principal}. Check CERBERUS_IAM_ROLE_ARN"
             )
         return "/v1/auth/iam-role", {"account_id": role[1], "role_name": role[2], "region": region}
 
@@ -152,44 +144,56 @@ def _check_ciphertext(auth_data: str, what: str) -> None:
     try:
         size = len(a2b_base64(auth_data, strict_mode=True))
     except ValueError:
-        raise errors.InvalidResponse(f"the {what} is not base64: was it cut on its way?") from None
+        raise errors.InvalidResponse(f"The {what} is not base64. Check whether a proxy cuts answers") from None
     if not 0 < size <= _MAX_CIPHERTEXT_BYTES:
-        raise errors.InvalidResponse(f"the {what} has {size} bytes, which no KMS ciphertext has")
+        raise errors.InvalidResponse(f"The {what} has {size} bytes, which no KMS ciphertext has")
 
 
 def _denied(refusal: AwsRefusal, region: str, settings: Settings) -> errors.CerberusError:
-    """Which of the causes it is, told from how KMS words its refusals; of its words only a key's ARN is repeated."""
-    if (refused := credentials_refused(refusal)) is not None:
-        return errors.DecryptionDenied(str(refused))
+    """Return the error for a refusal of KMS, by how KMS words it. Only a key's ARN of its words is repeated."""
     text, code = refusal.message, refusal.code
     if code in ("InvalidCiphertextException", "IncorrectKeyException", "ValidationException", "SerializationException"):
         return errors.InvalidResponse(
-            f"KMS in {region} finds no ciphertext of its own in the auth response ({code}): see whether CERBERUS_URL is right"
+            f"KMS in {region} finds no ciphertext of its own in the auth response ({code}). Check that CERBERUS_URL is "
+            f"Cerberus itself"
         )
+    refused = credentials_refused(refusal)
+    error = errors.DecryptionDenied(str(refused) if refused else _advice(text, code, region, settings))
+    error.credentials_refused, error.regional = refused is not None, refused is None
+    return error
+
+
+def _advice(text: str, code: str, region: str, settings: Settings) -> str:
     if code in ("DisabledException", "KMSInvalidStateException", "NotFoundException"):
-        return errors.DecryptionDenied(
-            f"KMS in {region} cannot use the key ({code}): it is disabled or deleted in Cerberus' account. Cerberus' "
-            f"operator can mend that; CERBERUS_FALLBACK_REGIONS gives another way meanwhile"
+        return (
+            f"KMS in {region} cannot use the key ({code}): it is disabled or deleted in Cerberus' account. Ask Cerberus' "
+            f"operator to restore it. Until then, set CERBERUS_FALLBACK_REGIONS"
         )
     key = _KEY_ARN.search(text)
     owner = settings.kms_account_id or (key[3] if key else "<the account of Cerberus>")
     statement = json.dumps(
-        {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": f"arn:{partition(region)}:kms:*:{owner}:key/*"}
+        {
+            "Effect": "Allow",
+            "Action": "kms:Decrypt",
+            "Resource": f"arn:{partition(region)}:kms:*:{owner}:key/*",
+            # Cerberus encrypts without a context: ciphertext of others in that account stays closed.
+            "Condition": {"Null": {"kms:EncryptionContextKeys": "true"}},
+        }
     )
     role = settings.assume_role_arn or "its execution role"
     if any(kind in text for kind in ("identity-based polic", "permissions boundar", "control polic", "session polic")):
-        return errors.DecryptionDenied(
-            f"the policies of the function's role do not let it decrypt ({code}). Add to {role}: {statement}; if "
-            f"that is there, a permissions boundary, a service control policy or a Deny stands against it"
+        return (
+            f"the policies of the function's role do not let it decrypt ({code}). Add to {role}: {statement}. If the role has "
+            f"it, look for a permissions boundary, a service control policy or a Deny"
         )
     if "resource-based polic" in text:  # KMS words a key's policy and a key of another region alike
-        return errors.DecryptionDenied(
-            f"the policy of Cerberus' KMS key does not name this role, or the key is not in {region} ({code}). If the role was "
-            f"deleted and made again under the same name, Cerberus mends its key within five minutes; else see that "
+        return (
+            f"The policy of Cerberus' KMS key does not name this role, or the key is not in {region} ({code}). If the role was "
+            f"deleted and made again under the same name, wait: Cerberus updates its key within five minutes. Else check that "
             f"CERBERUS_IAM_ROLE_ARN is this function's own role, and CERBERUS_REGION the region where Cerberus encrypts"
         )
-    return errors.DecryptionDenied(
-        f"KMS in {region} knows no such key, or does not let this role use it ({code}). One of three is wrong: the region (see "
-        f"that CERBERUS_REGION is where Cerberus encrypts); the function's policy (it needs {statement}); or the key's policy "
-        f"(a role deleted and made again under the same name: Cerberus mends its key within five minutes)"
+    return (
+        f"KMS in {region} knows no such key, or does not let this role use it ({code}). Check three things: the region "
+        f"(CERBERUS_REGION must be where Cerberus encrypts); the function's policy (it needs {statement}); the key's policy "
+        f"(if the role was deleted and made again under the same name, Cerberus updates its key within five minutes)"
     )

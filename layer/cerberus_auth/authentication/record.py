@@ -8,7 +8,6 @@ if TYPE_CHECKING:
 
     from ..deadline import Step
     from ..errors import CerberusError
-    from .token import Token
 
 
 class Authentication:
@@ -41,7 +40,8 @@ class Authentication:
         seconds: float,
         steps: Iterable[Step],
         renewal: bool,
-        token: Token | None,
+        principal: str,
+        region: str,
         error: CerberusError | None,
     ) -> None:
         self.number = number
@@ -49,8 +49,8 @@ class Authentication:
         self.seconds = seconds
         self.steps = tuple(steps)
         self.renewal = renewal
-        self.principal = token.principal if token else ""
-        self.region = token.region if token else ""
+        self.principal = principal
+        self.region = region
         self.error = error.fresh() if error else None
 
     @property

@@ -1,21 +1,29 @@
-"""STS authentication: Cerberus replays a signed GetCallerIdentity to learn who signed it, and answers the token in clear."""
+"""STS authentication: Cerberus replays a signed GetCallerIdentity to learn who signed it, and returns the token."""
 
 from __future__ import annotations
 
+import json
+import logging
+
 from ..aws.calls import host
 from ..aws.sigv4 import sign
+from ..deadline import Moment
+from ..settings import partition
 from . import token
-from .wire import CLIENT_HEADERS, auth_refusal, transient
+from .principal import is_for
+from .wire import CLIENT_HEADERS, ask, auth_refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..aws.calls import Aws
     from ..deadline import Deadline
-    from ..http.transport import Transport
+    from ..http.transport import Response, Transport
     from ..settings import Settings
-    from ..sharing.policy import SharedCache
-    from .token import Asked, Token, Wanted
+    from .token import Shared, Token, Wanted
 
+_logger = logging.getLogger("cerberus_auth")
+
+_MAX_SEALED_BYTES = 4096  # KMS API reference, Encrypt
 _BODY = b"Action=GetCallerIdentity&Version=2011-06-15"  # what the service replays; ours goes without a body
 
 
@@ -24,78 +32,89 @@ class StsAuth:
 
     name = setting = "sts"
 
-    def __init__(self, settings: Settings, transport: Transport, aws: Aws, shared: SharedCache | None = None) -> None:
+    def __init__(self, settings: Settings, transport: Transport, aws: Aws, shared: Shared | None = None) -> None:
         self._settings = settings
         self._transport = transport
         self._aws = aws
         self._shared = shared if settings.shared_cache_key else None
+        self._unknown_regions: set[str] = set()  # to Cerberus; remembered for the container
 
     def authenticate(
         self, principal: str, region: str, deadline: Deadline, wanted: Wanted = token.ANY, *, last: bool = True
     ) -> Token:
-        """One authentication as whoever signs, or what another container shares of its own; ``principal`` does not matter
-        to the service.
+        """Authenticate once as the signer, or take the token that another container shares.
+
+        ``principal`` does not matter to the service: it learns the signer from AWS.
 
         Raises
         ------
-        PrincipalRejected, MethodNotOffered, InvalidResponse, CerberusUnavailable, ConfigurationError, DeadlineExceeded
-            As README's table says.
-        RenewedElsewhere
-            As wanted early, and another container is renewing.
+        PrincipalRejected, BlockedAtEdge, MethodNotOffered, InvalidResponse, CerberusUnavailable, ConfigurationError,
+        DeadlineExceeded
+            See README, "Errors and what to do".
         """
-
-        def read(document: bytes, asked: Asked, step: str = "auth request") -> Token:
-            with deadline.step(step):
-                return token.parse(document, asked, principal, region, "the answer of Cerberus")
-
-        def ask() -> tuple[bytes, Asked]:
-            asked = token.Asked()
-            with deadline.step("auth request"):
-                return self._ask(region, deadline, last), asked
-
         signer = self._signer()
+
+        def read(document: str, asked: Moment) -> Token:
+            return token.parse(
+                document.encode("utf-8", "surrogateescape"), asked, signer, region, "the answer of Cerberus"
+            )
+
+        def request() -> tuple[Token, str]:
+            asked = Moment()
+            with deadline.step("auth request"):
+                document = self._request(signer, region, deadline, last).decode("utf-8", "surrogateescape")
+                return read(document, asked), _to_seal(document, signer, asked)
+
         if self._shared is None or not signer:
-            return read(*ask())
-        from ..sharing.seal import Seal  # not where nobody shares
-
-        seal = Seal(self._settings, self._aws, signer, deadline)
-
-        def ask_to_share() -> tuple[Token, str | None]:
-            document, asked = ask()
-            given = read(document, asked)
-            return given, seal.close(document)
-
-        def open_shared(sealed: str, asked: Asked) -> Token:
-            return read(seal.open(sealed), asked, "shared cache")
-
-        return self._shared.token("sts", signer, region, deadline, wanted, open_shared, ask_to_share)
+            return request()[0]
+        return self._shared.token("sts", signer, region, deadline, wanted, read, request)
 
     def _signer(self) -> str:
-        """Who signs, as far as the settings tell; empty where they do not."""
+        """Return who signs, as far as the settings tell; empty where they do not."""
         settings = self._settings
         return settings.assume_role_arn or (settings.iam_role_arns[0] if len(settings.iam_role_arns) == 1 else "")
 
-    def _ask(self, region: str, deadline: Deadline, last: bool) -> bytes:
+    def _request(self, signer: str, region: str, deadline: Deadline, last: bool) -> bytes:
+        # Credentials are valid in every region of their partition, and Cerberus knows the oldest one.
+        oldest = "cn-north-1" if partition(region) == "aws-cn" else "us-east-1"
+        signed_for = oldest if region in self._unknown_regions else region
+        response = self._send(signed_for, region, deadline, last)
+        if response.status == 200:
+            return response.body
+        refusal = auth_refusal(response, signer, signed_for)
+        if not refusal.unknown_region or signed_for == oldest:
+            raise refusal
+        self._unknown_regions.add(region)
+        return self._request(signer, region, deadline, last)
+
+    def _send(self, signed_for: str, region: str, deadline: Deadline, last: bool) -> Response:
         # The public regional host, whatever our own endpoints are: it is Cerberus that calls it (contract page).
-        public_host = host("sts", region)
+        public_host = host("sts", signed_for)
 
         def headers() -> dict[str, str]:
             keys = self._aws.credentials(region, deadline)
-            signed = sign("POST", public_host, "/", {}, _BODY, service="sts", region=region, credentials=keys)
+            signed = sign("POST", public_host, "/", {}, _BODY, service="sts", region=signed_for, credentials=keys)
             return {**CLIENT_HEADERS, **signed}
 
-        response = self._transport.request(
-            "Cerberus",
-            "POST",
-            f"{self._settings.url}/v2/auth/sts-identity",
-            deadline,
-            headers=headers,
-            body=b"",
-            transient=transient,
-            repeat_timeouts=last,
-        )
-        if response.status == 401:
-            self._aws.forget_credentials()
-        if response.status != 200:
-            raise auth_refusal(response, "", region)
-        return response.body
+        path = "/v2/auth/sts-identity"
+        return ask(self._transport, self._settings, path, deadline, headers=headers, body=b"", last=last)
+
+
+def _to_seal(document: str, signer: str, asked: Moment) -> str:
+    """Return what is shared of the answer: KMS seals 4,096 bytes at most. Nothing, if the token is not the signer's."""
+    if not is_for(signer, document.encode()):
+        _logger.warning("The token is not shared: Cerberus made it for another principal than %s", signer)
+        return ""
+    fields = json.loads(document)
+    needed = json.dumps(
+        {
+            "client_token": fields["client_token"],
+            "lease_duration": fields["lease_duration"],
+            "metadata": {"aws_iam_principal_arn": signer},
+            "asked": asked.wall,
+        }
+    )
+    if len(needed) > _MAX_SEALED_BYTES:
+        _logger.warning("The token is not shared: it has %d bytes, and KMS seals %d", len(needed), _MAX_SEALED_BYTES)
+        return ""
+    return needed
