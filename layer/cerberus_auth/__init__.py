@@ -8,10 +8,11 @@ from ._version import __version__
 TYPE_CHECKING = False  # typing's own constant costs the import of typing, which the runtime client has not loaded
 if TYPE_CHECKING:
     from .auth import CerberusAuth
-    from .client import CerberusClient
+    from .client import CerberusClient, Secret
     from .errors import (
         AccessDenied,
         AuthenticationFailed,
+        BlockedAtEdge,
         CerberusError,
         CerberusUnavailable,
         ConfigurationError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied",
     "AuthenticationFailed",
+    "BlockedAtEdge",
     "CerberusAuth",
     "CerberusClient",
     "CerberusError",
@@ -38,13 +40,14 @@ __all__ = [
     "InvalidResponse",
     "MethodNotOffered",
     "PrincipalRejected",
+    "Secret",
     "SecretNotFound",
     "Settings",
     "TokenRefused",
     "__version__",
 ]
 
-_MODULES = {"CerberusAuth": "auth", "CerberusClient": "client", "Settings": "settings"}
+_MODULES = {"CerberusAuth": "auth", "CerberusClient": "client", "Secret": "client", "Settings": "settings"}
 
 
 def __getattr__(name: str) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from binascii import a2b_base64, b2a_base64
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -67,14 +68,18 @@ class CerberusClient(client.CerberusClient):
         aws_session: object = None,
         verbose: bool | None = None,
     ) -> None:
-        if username or password or aws_session is not None:
+        identity = bool(username or password or aws_session is not None)
+        del username, password, aws_session  # this frame is part of an error's traceback
+        if identity:
+            del cerberus_url, token
             raise ConfigurationError(
                 "cerberus_auth authenticates as the execution role: no username, password or aws_session. A role to assume "
                 "goes into CERBERUS_ASSUME_ROLE_ARN, a profile into AWS_PROFILE"
             )
-        given = {"CERBERUS_URL": cerberus_url.rstrip("/"), "CERBERUS_REGION": region, "CERBERUS_TOKEN": token}
-        environment = {"CERBERUS_AUTH_METHOD": "sts", **os.environ}
-        settings = Settings.from_env(environment | {name: value for name, value in given.items() if value})
+        settings = _settings(cerberus_url, region, token)
+        del cerberus_url, token  # this frame is part of an error's traceback
+        if isinstance(settings, ConfigurationError):
+            raise settings
         super().__init__(CerberusAuth(settings))
         self.cerberus_url = settings.url
         self.region = settings.region
@@ -90,27 +95,29 @@ class CerberusClient(client.CerberusClient):
 
     def get_secrets_data(self, secure_data_path: str, version: str | None = None) -> dict[str, Any]:
         """The keys and values stored under a path."""
-        data: dict[str, Any] = self._secret(secure_data_path, version)["data"]
+        data: dict[str, Any] = self._secret_of(secure_data_path, version)["data"]
         return data
 
     def get_secrets(self, secure_data_path: str, version: str | None = None) -> dict[str, Any]:
         """Deprecated there: the service's whole answer, of which ``data`` holds the secret."""
         _deprecated("get_secrets")
-        return self._secret(secure_data_path, version)
+        return self._secret_of(secure_data_path, version)
 
     def get_secret(self, secure_data_path: str, key: str, version: str | None = None) -> Any:
-        """Deprecated there: one value.
+        """Return one value of a secret. Deprecated in Nike's client.
 
         Raises
         ------
         CerberusError
-            The secret has no such key; and whatever reading it raises.
+            The secret has no such key; and all that reading it raises.
         """
         _deprecated("get_secret")
-        data = self._secret(secure_data_path, version)["data"]
-        if key not in data:
-            raise CerberusError(f"the secret {secure_data_path!r} has no key {key!r}")
-        return data[key]
+
+        data = self._secret_of(secure_data_path, version)["data"]
+        if key in data:
+            return data[key]
+        del data  # this frame is part of the error's traceback
+        raise CerberusError(f"The secret {secure_data_path!r} has no key {key!r}. Check its spelling")
 
     def list_secrets(self, secure_data_path: str) -> dict[str, Any]:
         """The service's whole answer, of which ``["data"]["keys"]`` are the names under a path."""
@@ -134,16 +141,17 @@ class CerberusClient(client.CerberusClient):
 
     def get_file_data(self, secure_data_path: str, version: str | None = None) -> bytes:
         """The content of a file, of at most a MiB."""
-        return self._fetch("secure-file", secure_data_path, lambda file: file.body, versionId=version or "CURRENT")
+        content: bytes = a2b_base64(self._file_of(secure_data_path, version)["content"])
+        return content
 
     def get_file(self, secure_data_path: str, version: str | None = None) -> CaseInsensitiveDict[Any]:
-        """The headers that a file came with, its name as ``filename`` and its content as ``data``."""
+        """Return the headers that a file came with, its name as ``filename`` and its content as ``data``."""
         from requests.structures import CaseInsensitiveDict
 
-        response = self._fetch("secure-file", secure_data_path, lambda file: file, versionId=version or "CURRENT")
-        found: CaseInsensitiveDict[Any] = CaseInsensitiveDict(response.headers.items())
-        found["filename"] = response.headers.get("Content-Disposition", "").partition("=")[2].replace('"', "")
-        found["data"] = response.body
+        file = self._file_of(secure_data_path, version)
+        found: CaseInsensitiveDict[Any] = CaseInsensitiveDict(file["headers"])
+        found["filename"] = found.get("Content-Disposition", "").partition("=")[2].replace('"', "")
+        found["data"] = a2b_base64(file["content"])
         return found
 
     def _get_all_secret_version_ids(self, secure_data_path: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -152,27 +160,49 @@ class CerberusClient(client.CerberusClient):
             page = self.get_secret_versions(secure_data_path, limit, page["next_offset"])
             yield from page["secure_data_version_summaries"]
 
-    def _secret(self, path: str, version: str | None) -> dict[str, Any]:
+    def _secret_of(self, path: str, version: str | None) -> dict[str, Any]:
         return self._object("secret", path, "data", versionId=version or "CURRENT")
 
-    def _object(self, kind: str, path: str, *holding: str, slash: str = "", **query: str) -> dict[str, Any]:
-        """The JSON object that the service answers, in which these names hold objects."""
+    def _file_of(self, path: str, version: str | None) -> dict[str, Any]:
+        """Return the headers of a file and its content, as JSON: so it can be shared."""
 
-        def checked(response: Response) -> dict[str, Any]:
-            fields = response.json_object()
-            if fields is None or not all(isinstance(fields.get(name), dict) for name in holding):
-                raise InvalidResponse(
-                    f"Cerberus answers {path!r} with something else than was asked for: see CERBERUS_URL"
-                )
+        def parse(response: Response, path: str) -> dict[str, Any]:
+            content = b2a_base64(response.body, newline=False).decode()
+            return {"headers": dict(response.headers.items()), "content": content}
+
+        return self._kept_answer("secure-file", path, parse, versionId=version or "CURRENT")
+
+    def _object(self, kind: str, path: str, *holding: str, slash: str = "", **query: str) -> dict[str, Any]:
+        """Return the JSON object that the service answers, in which these names hold objects."""
+
+        def parse(response: Response, path: str) -> dict[str, Any]:
+            fields = client.read_json(response, path)
+            if not all(isinstance(fields.get(name), dict) for name in holding):
+                raise InvalidResponse(f"Cerberus' answer to {path!r} is not what was asked for. Check CERBERUS_URL")
             return fields
 
-        return self._fetch(kind, path, checked, slash, **query)
+        return self._kept_answer(kind, path, parse, slash, **query)
 
-    def _fetch(self, kind: str, path: str, take: Callable[[Response], T], slash: str = "", **query: str) -> T:
+    def _kept_answer(
+        self, kind: str, path: str, parse: Callable[[Response, str], dict[str, Any]], slash: str = "", **query: str
+    ) -> dict[str, Any]:
         path = client.checked(path)
-        url = f"{self.cerberus_url}/v1/{kind}/{quote(path)}{slash}?{urlencode(query)}"
-        taken: T = self._get("", lambda deadline: take(self._answer(url, path, deadline)))
-        return taken
+        part = f"{kind}/{quote(path)}{slash}?{urlencode(query)}"
+        url, is_file = f"{self.cerberus_url}/v1/{part}", kind == "secure-file"
+        fetch = self._fetch(part, path, client.copied, lambda flight: self._ask(url, path, flight, parse, is_file))
+        kept = self._get(("compat", part), path, fetch, None, None, False, None, None)
+        answer: dict[str, Any] = kept.copy(kept.value)
+        return answer
+
+
+def _settings(cerberus_url: str, region: str | None, token: str | None) -> Settings | ConfigurationError:
+    """Return the settings, or the error that they raise without the frames that hold the environment."""
+    given = {"CERBERUS_URL": cerberus_url.rstrip("/"), "CERBERUS_REGION": region, "CERBERUS_TOKEN": token}
+    environment = {"CERBERUS_AUTH_METHOD": "sts", **os.environ}
+    try:
+        return Settings.from_env(environment | {name: value for name, value in given.items() if value})
+    except ConfigurationError as error:
+        return error.fresh()
 
 
 def _page(limit: int | None, offset: int | None) -> dict[str, str]:

@@ -19,11 +19,36 @@ _PRINCIPAL = re.compile(
     r"arn:([a-z-]+):(?:iam::\d{12}:(?:(?:role|user)/[\x21-\x7e]{1,576}|root)|sts::\d{12}:assumed-role/[\w+=,.@-]+/[\w+=,.@-]+)"
 )
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}")
-_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+# These are compiled when they are first used: each takes a tenth of a millisecond, and few functions need them.
+_LOOPBACK = r"(?a:127(\.(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)){3})"  # any other goes to DNS
 _MAX_SECONDS = 86_400
 
-_TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}")  # DynamoDB Developer Guide, "Naming rules"
-_SEALING_KEY = re.compile(r"arn:([a-z-]+):kms:[a-z0-9-]+:\d{12}:key/[\w-]+", re.ASCII)
+_TABLE = r"[A-Za-z0-9_.-]{3,255}"  # DynamoDB Developer Guide, "Naming rules"
+_SEALING_KEY = r"(?a:arn:([a-z-]+):kms:[a-z0-9-]+:\d{12}:key/[\w-]+)"
+_VARIABLES = frozenset(
+    {
+        "CERBERUS_ASSUME_ROLE_ARN",
+        "CERBERUS_AUTH_METHOD",
+        "CERBERUS_AWS_CLIENT",
+        "CERBERUS_CONNECT_TIMEOUT",
+        "CERBERUS_EXPIRY_MARGIN",
+        "CERBERUS_FALLBACK_REGIONS",
+        "CERBERUS_IAM_ROLE_ARN",
+        "CERBERUS_KMS_ACCOUNT_ID",
+        "CERBERUS_MAX_AGE",
+        "CERBERUS_MAX_ATTEMPTS",
+        "CERBERUS_PREFETCH",
+        "CERBERUS_READ_TIMEOUT",
+        "CERBERUS_REGION",
+        "CERBERUS_RENEWAL",
+        "CERBERUS_SHARED_CACHE_KEY",
+        "CERBERUS_SHARED_CACHE_TABLE",
+        "CERBERUS_STALE_IF_ERROR",
+        "CERBERUS_TIMEOUT",
+        "CERBERUS_TOKEN",
+        "CERBERUS_URL",
+    }
+)
 _ENDPOINT_SERVICES = ("kms", "sts", "lambda", "dynamodb")
 
 
@@ -51,9 +76,13 @@ class Settings:
     max_attempts
         How often one request may be sent.
     expiry_margin
-        Seconds at the end of a lease in which its token is no longer handed out.
+        Seconds at the end of a lease in which its token is no longer handed out; at most a tenth of the lease.
+    max_age
+        Seconds for which a secret that was read is fresh; 0 to read every time.
+    stale_if_error
+        Seconds past ``max_age`` for which it is served while Cerberus is out of reach; 0 for never.
     prefetch
-        ``init``: authenticate while the function initialises; ``off``.
+        ``init``: authenticate while the function initialises; paths separated by commas: also read these secrets; ``off``.
     shared_cache_table
         The DynamoDB table of the fleet's shared cache, in the function's own account and region; empty for none.
     shared_cache_key
@@ -94,6 +123,7 @@ class Settings:
         "function_name",
         "iam_role_arns",
         "kms_account_id",
+        "max_age",
         "max_attempts",
         "max_concurrency",
         "no_proxy",
@@ -105,6 +135,7 @@ class Settings:
         "renewal",
         "shared_cache_key",
         "shared_cache_table",
+        "stale_if_error",
         "timeout",
         "token",
         "url",
@@ -123,6 +154,8 @@ class Settings:
     read_timeout: float
     max_attempts: int
     expiry_margin: float
+    max_age: float
+    stale_if_error: float
     shared_cache_table: str
     shared_cache_key: str
     max_concurrency: int
@@ -153,6 +186,8 @@ class Settings:
         read_timeout: float = 5,
         max_attempts: int = 3,
         expiry_margin: float = 60,
+        max_age: float = 300,
+        stale_if_error: float = 3600,
         shared_cache_table: str = "",
         shared_cache_key: str = "",
         max_concurrency: int = 1,
@@ -181,6 +216,8 @@ class Settings:
             "read_timeout": read_timeout,
             "max_attempts": max_attempts,
             "expiry_margin": expiry_margin,
+            "max_age": max_age,
+            "stale_if_error": stale_if_error,
             "shared_cache_table": shared_cache_table,
             "shared_cache_key": shared_cache_key,
             "max_concurrency": max_concurrency,
@@ -198,11 +235,20 @@ class Settings:
         for name, value in values.items():
             object.__setattr__(self, name, value)
         if found := self._problems():
+            # An error reporter sends the locals of this frame.
+            del url, token, proxy, endpoints, values, value
             raise ConfigurationError("; ".join(found))
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the variables of README's table, and AWS's own, from ``environ`` (the process's by default).
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, url: str | None = None) -> Self:
+        """Read the variables of README's table, and AWS's own.
+
+        Parameters
+        ----------
+        environ
+            In place of the process's environment.
+        url
+            In place of ``CERBERUS_URL``.
 
         Raises
         ------
@@ -210,71 +256,25 @@ class Settings:
             Names every problem at once.
         """
         env = os.environ if environ is None else environ
-        problems: list[str] = []
-
-        def text(*names: str, default: str = "") -> str:
-            return next((value for name in names if (value := env.get(name, "").strip())), default)
-
-        def several(name: str) -> tuple[str, ...]:
-            return tuple(part for each in env.get(name, "").split(",") if (part := each.strip()))
-
-        def number(name: str, default: float) -> float:
-            given = text(name)
-            try:
-                return float(given) if given else default
-            except ValueError:
-                problems.append(f"{name} must be a number of seconds, not {given[:40]!r}")
-                return default
-
-        def whole(name: str, default: int) -> int:
-            given = text(name)
-            if given and not _is_number(given):
-                problems.append(f"{name} must be a whole number, not {given[:40]!r}")
-                return default
-            return int(given) if given else default
-
-        names = {
-            "": "AWS_ENDPOINT_URL",
-            **{service: f"AWS_ENDPOINT_URL_{service.upper()}" for service in _ENDPOINT_SERVICES},
-        }
-        processes = text("AWS_LAMBDA_MAX_CONCURRENCY")
-        ignored = text("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").lower() == "true"
-        values: dict[str, Any] = dict(
-            url=text("CERBERUS_URL"),
-            auth_method=text("CERBERUS_AUTH_METHOD", default="auto").lower(),
-            iam_role_arns=several("CERBERUS_IAM_ROLE_ARN"),
-            assume_role_arn=text("CERBERUS_ASSUME_ROLE_ARN"),
-            region=text("CERBERUS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
-            fallback_regions=several("CERBERUS_FALLBACK_REGIONS"),
-            kms_account_id=text("CERBERUS_KMS_ACCOUNT_ID"),
-            token=text("CERBERUS_TOKEN"),
-            timeout=number("CERBERUS_TIMEOUT", 10),
-            connect_timeout=number("CERBERUS_CONNECT_TIMEOUT", 2),
-            read_timeout=number("CERBERUS_READ_TIMEOUT", 5),
-            max_attempts=whole("CERBERUS_MAX_ATTEMPTS", 3),
-            expiry_margin=number("CERBERUS_EXPIRY_MARGIN", 60),
-            shared_cache_table=text("CERBERUS_SHARED_CACHE_TABLE"),
-            shared_cache_key=text("CERBERUS_SHARED_CACHE_KEY"),
-            max_concurrency=int(processes) if _is_number(processes) else 1,
-            prefetch=text("CERBERUS_PREFETCH", default="off").lower(),
-            renewal=text("CERBERUS_RENEWAL", default="inline").lower(),
-            aws_client=text("CERBERUS_AWS_CLIENT", default="auto").lower(),
-            aws_region=text("AWS_REGION", "AWS_DEFAULT_REGION", "CERBERUS_REGION"),
-            function_name=text("AWS_LAMBDA_FUNCTION_NAME"),
-            endpoints={} if ignored else {service: url for service, name in names.items() if (url := text(name))},
-            ca_bundles=dict.fromkeys(path for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE") if (path := text(name))),
-            # Of two spellings the lower-case one, as in urllib, requests and botocore.
-            proxy=text("https_proxy", "HTTPS_PROXY"),
-            no_proxy=text("no_proxy", "NO_PROXY"),
-            profile=text("AWS_PROFILE"),
-        )
+        values, problems = _read(env, url)
+        del env, environ, url  # an error reporter sends the locals of this frame
         try:
             settings = cls(**values)
-            if not problems:
-                return settings
         except ConfigurationError as error:
             problems.append(str(error))
+        else:
+            if not problems:
+                return settings
+        finally:
+            del values
         raise ConfigurationError("; ".join(problems))
+
+    @property
+    def prefetch_paths(self) -> tuple[str, ...]:
+        """The secrets to read while the function initialises."""
+        if self.prefetch.lower() in ("off", "init"):
+            return ()
+        return tuple(path for each in self.prefetch.split(",") if (path := each.strip()))
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -299,8 +299,9 @@ class Settings:
             found.append(f"CERBERUS_AUTH_METHOD must be kms, sts or auto, not {self.auth_method[:40]!r}")
         if self.aws_client not in ("auto", "signed", "sdk"):
             found.append(f"CERBERUS_AWS_CLIENT must be signed, sdk or auto, not {self.aws_client[:40]!r}")
-        if self.prefetch not in ("off", "init"):
-            found.append(f"CERBERUS_PREFETCH must be init or off, not {self.prefetch[:40]!r}")
+        for path in self.prefetch_paths:
+            if "/" not in path.strip("/"):
+                found.append(f"CERBERUS_PREFETCH must be init, off, or paths separated by commas, not {path[:40]!r}")
         if self.renewal not in ("inline", "extension"):
             found.append(f"CERBERUS_RENEWAL must be extension or inline, not {self.renewal[:40]!r}")
         home = partition(self.region)
@@ -344,8 +345,9 @@ class Settings:
                 found.append(
                     f"CERBERUS_{name.upper()} must be more than 0 and at most {_MAX_SECONDS} s, not {getattr(self, name)}"
                 )
-        if not 0 <= self.expiry_margin <= _MAX_SECONDS:
-            found.append(f"CERBERUS_EXPIRY_MARGIN must be from 0 to {_MAX_SECONDS} s, not {self.expiry_margin}")
+        for name in ("expiry_margin", "max_age", "stale_if_error"):
+            if not 0 <= getattr(self, name) <= _MAX_SECONDS:
+                found.append(f"CERBERUS_{name.upper()} must be from 0 to {_MAX_SECONDS} s, not {getattr(self, name)}")
         if not 1 <= self.max_attempts <= 10:
             found.append(f"CERBERUS_MAX_ATTEMPTS must be from 1 to 10, not {self.max_attempts}")
         for path in self.ca_bundles:
@@ -358,7 +360,7 @@ class Settings:
     def _sharing_problems(self, home: str) -> list[str]:
         table, key = self.shared_cache_table, self.shared_cache_key
         found = []
-        if table and not _TABLE.fullmatch(table):
+        if table and not re.fullmatch(_TABLE, table):
             found.append(f"CERBERUS_SHARED_CACHE_TABLE must be a DynamoDB table's name, not {table[:100]!r}")
         if table and not self.kms_account_id and self.auth_method != "sts":
             found.append(
@@ -367,7 +369,7 @@ class Settings:
             )
         if key and not table:
             found.append("CERBERUS_SHARED_CACHE_KEY is of no use without CERBERUS_SHARED_CACHE_TABLE: remove it")
-        if key and ((matched := _SEALING_KEY.fullmatch(key)) is None or (self.region and matched[1] != home)):
+        if key and ((matched := re.fullmatch(_SEALING_KEY, key)) is None or (self.region and matched[1] != home)):
             found.append(
                 f"CERBERUS_SHARED_CACHE_KEY must be the ARN of a KMS key in partition {home}, not {key[:100]!r}"
             )
@@ -389,10 +391,87 @@ class Settings:
         raise TypeError("Settings can hold a token and are not written anywhere: read them from the environment again")
 
     def __repr__(self) -> str:
-        hidden = {
-            name: "***" for name in ("token", "proxy") if getattr(self, name)
-        }  # a proxy's URL can hold a password
+        hidden = {name: "***" for name in ("token", "proxy") if getattr(self, name)}
+        for name in ("url", "endpoints"):  # which may hold a password; then they are refused
+            if set("@?#") & set(str(getattr(self, name))):
+                hidden[name] = "***"
         return f"Settings({', '.join(f'{name}={hidden.get(name, getattr(self, name))!r}' for name in self.__slots__)})"
+
+
+def _read(env: Mapping[str, str], url: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments of ``Settings``, and what is wrong with the variables. Raises nothing: its frame has secrets."""
+    problems: list[str] = []
+
+    def text(*names: str, default: str = "") -> str:
+        return next((value for name in names if (value := env.get(name, "").strip())), default)
+
+    def several(name: str) -> tuple[str, ...]:
+        return tuple(part for each in env.get(name, "").split(",") if (part := each.strip()))
+
+    def number(name: str, default: float) -> float:
+        given = text(name)
+        try:
+            return float(given) if given else default
+        except ValueError:
+            problems.append(f"{name} must be a number of seconds, not {given[:40]!r}")
+            return default
+
+    def whole(name: str, default: int) -> int:
+        given = text(name)
+        if given and not _is_number(given):
+            problems.append(f"{name} must be a whole number, not {given[:40]!r}")
+            return default
+        return int(given) if given else default
+
+    names = {
+        "": "AWS_ENDPOINT_URL",
+        **{service: f"AWS_ENDPOINT_URL_{service.upper()}" for service in _ENDPOINT_SERVICES},
+    }
+    processes = text("AWS_LAMBDA_MAX_CONCURRENCY")
+    ignored = text("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").lower() == "true"
+    values: dict[str, Any] = dict(
+        url=text("CERBERUS_URL") if url is None else url,
+        auth_method=text("CERBERUS_AUTH_METHOD", default="auto").lower(),
+        iam_role_arns=several("CERBERUS_IAM_ROLE_ARN"),
+        assume_role_arn=text("CERBERUS_ASSUME_ROLE_ARN"),
+        region=text("CERBERUS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
+        fallback_regions=several("CERBERUS_FALLBACK_REGIONS"),
+        kms_account_id=text("CERBERUS_KMS_ACCOUNT_ID"),
+        token=text("CERBERUS_TOKEN"),
+        timeout=number("CERBERUS_TIMEOUT", 10),
+        connect_timeout=number("CERBERUS_CONNECT_TIMEOUT", 2),
+        read_timeout=number("CERBERUS_READ_TIMEOUT", 5),
+        max_attempts=whole("CERBERUS_MAX_ATTEMPTS", 3),
+        expiry_margin=number("CERBERUS_EXPIRY_MARGIN", 60),
+        max_age=number("CERBERUS_MAX_AGE", 300),
+        stale_if_error=number("CERBERUS_STALE_IF_ERROR", 3600),
+        shared_cache_table=text("CERBERUS_SHARED_CACHE_TABLE"),
+        shared_cache_key=text("CERBERUS_SHARED_CACHE_KEY"),
+        max_concurrency=int(processes) if _is_number(processes) else 1,
+        prefetch=text("CERBERUS_PREFETCH", default="off"),
+        renewal=text("CERBERUS_RENEWAL", default="inline").lower(),
+        aws_client=text("CERBERUS_AWS_CLIENT", default="auto").lower(),
+        aws_region=text("AWS_REGION", "AWS_DEFAULT_REGION", "CERBERUS_REGION"),
+        function_name=text("AWS_LAMBDA_FUNCTION_NAME"),
+        endpoints={} if ignored else {service: text(name) for service, name in names.items() if text(name)},
+        ca_bundles=dict.fromkeys(path for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE") if (path := text(name))),
+        # Of two spellings the lower-case one, as in urllib, requests and botocore.
+        proxy=text("https_proxy", "HTTPS_PROXY"),
+        no_proxy=text("no_proxy", "NO_PROXY"),
+        profile=text("AWS_PROFILE"),
+    )
+    return values, problems
+
+
+def unknown_variables(environ: Iterable[str]) -> dict[str, str]:
+    """Return the names that begin with ``CERBERUS_`` and are no setting's, with the nearest name of a setting, or ""."""
+    unknown = [name for name in environ if name.startswith("CERBERUS_") and name not in _VARIABLES]
+    if not unknown:
+        return {}
+    from difflib import get_close_matches  # not where all names are right
+
+    near = {name: get_close_matches(name, _VARIABLES, 1) for name in unknown}
+    return {name: found[0] if found else "" for name, found in near.items()}
 
 
 def partition(region: str) -> str:
@@ -402,7 +481,10 @@ def partition(region: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine itself, by its name or address."""
-    return _LOOPBACK.fullmatch(host.lower()) is not None
+    host = host.lower()
+    if not host.startswith("127."):
+        return host in ("localhost", "::1")
+    return re.fullmatch(_LOOPBACK, host) is not None
 
 
 def _url_problems(name: str, url: str, required: bool = False) -> list[str]:
@@ -415,6 +497,8 @@ def _url_problems(name: str, url: str, required: bool = False) -> list[str]:
         return [f"{name} is not a URL"]
     if not re.fullmatch(r"[\x21-\x7e]+", url) or not host or parts.scheme not in ("https", "http"):
         return [f"{name} must be an https:// address with a host"]
+    if required and parts.path.strip("/"):
+        return [f"{name} must have no path: remove {parts.path[:60]!r}"]
     if parts.username is not None or parts.query or parts.fragment:
         return [f"{name} must have no user, query or fragment"]
     if parts.scheme == "http" and not is_loopback(host):

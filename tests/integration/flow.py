@@ -7,8 +7,11 @@ does with a secret in that environment. Every log is at its most talkative, ever
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import gc
 import http.client
+import importlib
 import json
 import logging
 import os
@@ -19,11 +22,22 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import botocore.loaders
+import botocore.session
+
 logging.basicConfig(level=0, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s %(args)s")
 logging.captureWarnings(True)
 warnings.simplefilter("always")
 
-OURS = os.sep + "cerberus_auth" + os.sep
+
+PASSWORD = ("password", "of", "the", "proxy")  # in parts: a traceback shows lines of this file
+
+
+@dataclasses.dataclass
+class Database:
+    """What the secret does not fit."""
+
+    user: str
 
 
 class Context:
@@ -36,15 +50,14 @@ class Context:
 
 
 def show(error: BaseException) -> None:
-    """All that an error tells to whoever prints it, logs it, or takes a dump with the locals of this package's frames."""
+    """All that an error tells to whoever prints it, logs it, or reports it with the locals of every frame.
+
+    An error of requests itself keeps frames of urllib3 and http.client, which hold what they send: SECURITY.md says so.
+    """
     print(repr(error), str(error), error.args, vars(error))
     traceback.print_exception(error, file=sys.stdout)
-    seen: BaseException | None = error
-    while seen is not None:
-        for frame, _ in traceback.walk_tb(seen.__traceback__):
-            if OURS in frame.f_code.co_filename:
-                print(frame.f_code.co_qualname, {name: safe(repr, value) for name, value in frame.f_locals.items()})
-        seen = seen.__cause__ or seen.__context__
+    if type(error).__module__.partition(".")[0] != "requests":
+        print(*traceback.TracebackException.from_exception(error, capture_locals=True).format(), sep="")
     for attempt in getattr(error, "attempts", ()):
         show(attempt.error)
 
@@ -90,14 +103,35 @@ def do(path: str) -> None:
         findings = Doctor(path=path).examine()
         print(json.dumps(report(findings)), *map(line, findings), sep="\n")
 
+    class Refused(Exception):
+        """What a database raises."""
+
+    def connect(secret: object) -> None:
+        del secret  # this frame is not the package's
+        raise Refused
+
+    box = path.rpartition("/")[0]
+    other = compat.CerberusClient(os.environ["CERBERUS_URL"])
     steps: list[Callable[[], object]] = [
         lambda: len(auth.token()),
         lambda: len(client.read(path, max_age=60)),
-        lambda: len(client.read_all(path.rpartition("/")[0])),
+        lambda: len(client.read_all(box)),
         lambda: requests.get(url, auth=auth, timeout=(1, 2)).status_code,
+        lambda: len(client.read(path, max_age=0)),
+        lambda: len(client.read(path, fresh=True)),
+        lambda: len(client.read_version(path, "CURRENT")),
+        lambda: len(client.versions(path)),
+        lambda: len(client.list(box)),
+        lambda: len(client.read_many([path, f"{path}-not-there"])),
+        lambda: len(client.read_file(path)),
+        lambda: client.read(path, model=Database),
+        lambda: client.with_secret(path, connect, refused=Refused),
+        lambda: Settings.from_env({**os.environ, "CERBERUS_TIMEOUT": "soon"}),
+        lambda: Settings.from_env({**os.environ, "HTTPS_PROXY": f"socks5://u:{'-'.join(PASSWORD)}@h"}),
         lambda: handler({}, Context()),
         lambda: len(CerberusProvider(client).get(path, transform="json")),
-        lambda: len(compat.CerberusClient(os.environ["CERBERUS_URL"]).get_secrets_data(path)),
+        lambda: len(other.get_secrets_data(path)),
+        lambda: other.get_secret(path, "pasword"),
         doctor,
         lambda: auth.close(revoke=True),
     ]
@@ -114,7 +148,19 @@ def do(path: str) -> None:
     auth.close()
 
 
+def prepare() -> None:
+    """Load what is not this package, and leave those objects out of what ``show_objects`` looks through again and again."""
+    for name in ("boto3", "requests", "aws_lambda_powertools", "aws_lambda_powertools.utilities.parameters"):
+        importlib.import_module(name)
+    # As in the tests' own process: see conftest.
+    botocore.session.create_loader = functools.cache(botocore.loaders.create_loader)
+    assert not any(name.partition(".")[0] == "cerberus_auth" for name in sys.modules)
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> None:
+    prepare()
     for line in sys.stdin:
         given = json.loads(line)
         for name in list(os.environ):

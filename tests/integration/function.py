@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,9 +17,11 @@ from typing import Any, Self
 import pytest
 
 import cerberus_auth
-from cerberus_auth import AuthenticationFailed, CerberusAuth, CerberusError, Settings
+from cerberus_auth import CerberusAuth, CerberusError, Settings
+from cerberus_auth.deadline import Deadline
 from cerberus_auth.testing.http_server import Request, Response, Server
-from local_stack.stack import ROLE, LocalStack
+from local_stack.aws import Aws
+from local_stack.stack import ROLE, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement
 
 PACKAGE = Path(cerberus_auth.__file__).parent
 SHORTEST_SECRET = 8  # characters: less would be found by chance
@@ -86,6 +90,7 @@ class Function:
         self.aws = Wire(stack.aws.server)
         self._monkeypatch = monkeypatch
         self._auths: list[CerberusAuth] = []
+        self._contexts = contextlib.ExitStack()
         self._credentials: set[str] = set()
         self.become(ROLE)
 
@@ -112,6 +117,22 @@ class Function:
                 if name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "CERBERUS_TOKEN"):
                     self._credentials.add(value)
 
+    def share(self) -> None:
+        """Share by a table and a key from now on, and allow the role ``ROLE`` to use both."""
+        self.stack.create_table()
+        kms = self.stack.aws.client("kms", self.stack.aws.account_credentials(Aws.FUNCTION_ACCOUNT), self.stack.region)
+        key = kms.create_key()["KeyMetadata"]["Arn"]
+        kms.close()
+        seal = {
+            "Effect": "Allow",
+            "Action": ["kms:Encrypt", "kms:Decrypt"],
+            "Resource": key,
+            "Condition": {"StringEquals": {"kms:EncryptionContext:principal": ROLE}},
+        }
+        policy = {"Version": "2012-10-17", "Statement": [decrypt_statement(), share_statement(ROLE), seal]}
+        self.stack.aws.put_role_policy(ROLE, policy)
+        self.configure(CERBERUS_SHARED_CACHE_TABLE=TABLE, CERBERUS_SHARED_CACHE_KEY=key)
+
     def settings(self) -> Settings:
         return Settings.from_env(self.environment)
 
@@ -122,6 +143,10 @@ class Function:
         """Close its connections with the test."""
         self._auths.append(auth)
         return auth
+
+    def during(self, context: AbstractContextManager[object]) -> None:
+        """Enter a context for the rest of the test."""
+        self._contexts.enter_context(context)
 
     @property
     def posted(self) -> list[tuple[str, str]]:
@@ -165,8 +190,16 @@ class Function:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._contexts.close()
         for auth in self._auths:
             auth.close()
+
+
+def renewed(auth: CerberusAuth) -> str:
+    """Return the token after the one that is held was answered with 401."""
+    deadline = Deadline(auth.settings.timeout)
+    auth.service.replace(auth.service.token(deadline), f"{auth.settings.url}/v1/secret/{SECRET_PATH}", deadline)
+    return auth.token()
 
 
 def assert_clean(error: CerberusError, secrets: Iterable[str]) -> None:
@@ -183,10 +216,9 @@ def assert_clean(error: CerberusError, secrets: Iterable[str]) -> None:
             # Not `assert … not in …`, which would print the secret's neighbours, but which place it is.
             if secret in text or repr(secret)[1:-1] in text:
                 pytest.fail(f"a secret shows in {text!r}")
-    if isinstance(error, AuthenticationFailed):
-        for attempt in error.attempts:
-            assert attempt.error.__traceback__ is None
-            assert_clean(attempt.error, secrets)
+    for attempt in error.attempts:
+        assert attempt.error.__traceback__ is None
+        assert_clean(attempt.error, secrets)
 
 
 def _repr(value: Any) -> str:

@@ -79,14 +79,16 @@ def test_reading_and_listing(auth: CerberusAuth, stack: LocalStack) -> None:
     assert authentications(stack) == 1
 
 
-def test_a_secret_is_cached_by_age_only_where_asked(auth: CerberusAuth, stack: LocalStack) -> None:
+def test_a_secret_is_cached(auth: CerberusAuth, stack: LocalStack) -> None:
     cerberus = CerberusClient(auth)
     first = cerberus.read(SECRET_PATH, max_age=60)
     first["password"] = "changed by the caller"
     assert cerberus.read(SECRET_PATH, max_age=60) == SECRET
     assert stack.cerberus.count("/v1/secret/") == 1
-    assert cerberus.read(SECRET_PATH, max_age=60, fresh=True) == SECRET
     assert cerberus.read(SECRET_PATH) == SECRET
+    assert stack.cerberus.count("/v1/secret/") == 1
+    assert cerberus.read(SECRET_PATH, fresh=True) == SECRET
+    assert cerberus.read(SECRET_PATH, max_age=0) == SECRET
     assert stack.cerberus.count("/v1/secret/") == 3
 
 
@@ -164,7 +166,9 @@ def test_many_readers_of_a_revoked_token_cost_one_more_authentication(auth: Cerb
     cerberus.read(SECRET_PATH)
     stack.cerberus.revoke()
     results: list[dict[str, str]] = []
-    threads = [threading.Thread(target=lambda: results.append(cerberus.read(SECRET_PATH))) for _ in range(16)]
+    threads = [
+        threading.Thread(target=lambda: results.append(cerberus.read(SECRET_PATH, max_age=0))) for _ in range(16)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -184,7 +188,8 @@ def test_a_token_of_the_environment_is_used_and_never_replaced(
         assert cerberus.read(SECRET_PATH) == SECRET
         stack.cerberus.revoke()
         with pytest.raises(TokenRefused, match="CERBERUS_TOKEN"):
-            cerberus.read(SECRET_PATH)
+            cerberus.read(SECRET_PATH, max_age=0)
+        assert cerberus.read(SECRET_PATH) == SECRET
         assert authentications(stack) == 1
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,7 @@ from cerberus import CerberusClientException as NikesException
 from cerberus.client import CerberusClient as NikesClient
 
 from cerberus_auth import CerberusError, ConfigurationError, compat
+from cerberus_auth.testing.http_server import Fault
 from integration.function import Function
 from local_stack.stack import ROLE, SECRET, SECRET_PATH
 
@@ -31,7 +34,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "get_secret_versions, a page": lambda client: client.get_secret_versions(SECRET_PATH, limit=1, offset=1),
     "get_secret_versions, no limit": lambda client: client.get_secret_versions(SECRET_PATH, limit=-1, offset=-1),
     "get_file_data": lambda client: client.get_file_data(FILE),
-    "get_file": lambda client: dict(client.get_file(FILE)),
+    "get_file": lambda client: {
+        name: value for name, value in client.get_file(FILE).items() if name not in ("X-B3-TraceId", "Date")
+    },
     "get_file, a header": lambda client: client.get_file(FILE)["content-type"],
     "get_file_versions": lambda client: client.get_file_versions(FILE),
     "list_files": lambda client: client.list_files("app/orders"),
@@ -42,6 +47,7 @@ FAILURES: dict[str, Callable[[Any], Any]] = {
     "nothing there": lambda client: client.get_secrets_data("app/orders/nothing"),
     "not allowed": lambda client: client.get_secrets_data("app/other/db"),
     "no such key": lambda client: client.get_secret(SECRET_PATH, "nothing"),
+    "no such box": lambda client: client.get_secrets_data("app/nowhere/db"),
     "no such file": lambda client: client.get_file("app/orders/nothing.pem"),
 }
 
@@ -61,7 +67,26 @@ def both(function: Function) -> tuple[Any, Any]:
     stack.cerberus.put_secret("app/orders/queue/primary", {"url": "amqps://…"})
     stack.cerberus.put_file(FILE, b"\x00\x01")
     stack.cerberus.put_file("app/orders/other.pem", b"")
+    stack.cerberus.put_secret("app/other/db", {"password": "of another box"})
     return NikesClient(stack.cerberus.url, verbose=False), moved(function)
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "get_secrets_data, a version"])
+def test_what_is_read_is_kept_also_while_cerberus_is_out_of_reach(
+    function: Function, both: tuple[Any, Any], name: str
+) -> None:
+    function.configure(CERBERUS_MAX_AGE="0.5")
+    client = moved(function)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        before = len(function.cerberus.requests)
+        first = CALLS[name](client)
+        assert CALLS[name](client) == first
+        assert len(function.cerberus.requests) == before + 2  # the token, and one read
+        function.stack.cerberus.server.faults.add(Fault.html(503), times=None)
+        time.sleep(0.6)
+        assert CALLS[name](client) == first
+        assert len(function.cerberus.requests) > before + 2
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -149,6 +174,33 @@ def test_by_kms_where_so_set(function: Function) -> None:
 def test_nothing_is_printed(function: Function, capfd: pytest.CaptureFixture[str]) -> None:
     moved(function, verbose=True).get_secrets_data(SECRET_PATH)
     assert capfd.readouterr() == ("", "")
+
+
+def shown(error: BaseException) -> str:
+    """What an error reporter sends: with the locals of every frame of the package."""
+    frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+    return "\n".join(f"{frame.name} {frame.locals}" for frame in frames if "cerberus_auth" in frame.filename)
+
+
+def test_a_misspelt_key_does_not_show_the_secret(function: Function) -> None:
+    client = moved(function)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with pytest.raises(CerberusError, match="no key 'pasword'") as caught:
+            client.get_secret(SECRET_PATH, "pasword")
+    assert SECRET["password"] not in shown(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", [{"username": "me", "password": "hunter2-hunter2"}, {"region": "nowhere", "token": "hunter2-hunter2"}]
+)
+def test_an_argument_that_cannot_work_shows_no_secret(function: Function, given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        compat.CerberusClient(function.stack.cerberus.url, **given)
+    text = shown(caught.value)
+    assert "__init__" in text
+    for secret in ("hunter2-hunter2", function.environment["AWS_SECRET_ACCESS_KEY"]):
+        assert secret not in text
 
 
 @pytest.mark.parametrize("given", [{"username": "me", "password": "secret"}, {"aws_session": object()}])

@@ -68,13 +68,18 @@ class Scheduler:
         self.wall = 1_700_000_000.0
         self.current: Task | None = None
         self.on_set: Callable[[], None] = lambda: None
+        self.can_start = True  # threads; not when the interpreter is about to exit
         self._choose = choose
         self._tasks: list[Task] = []
         self._baton = _signal()
         # What the code under test gets in place of the modules of these names.
         self.time = SimpleNamespace(monotonic=lambda: self.monotonic, time=lambda: self.wall)
         self.threading = SimpleNamespace(
-            Lock=lambda: _Lock(self), RLock=lambda: _Lock(self), Event=lambda: Event(self), Thread=self._thread
+            Lock=lambda: _Lock(self),
+            RLock=lambda: _Lock(self),
+            Event=lambda: Event(self),
+            Thread=self._thread,
+            local=threading.local,
         )
 
     def spawn(self, work: Callable[[], object]) -> Task:
@@ -83,7 +88,12 @@ class Scheduler:
         return task
 
     def _thread(self, target: Callable[..., object], args: tuple[Any, ...], **_: object) -> SimpleNamespace:
-        return SimpleNamespace(start=lambda: self.spawn(lambda: target(*args)))
+        def start() -> None:
+            if not self.can_start:
+                raise RuntimeError("can't start new thread")
+            self.spawn(lambda: target(*args))
+
+        return SimpleNamespace(start=start)
 
     def run(self, turns: int | None = None) -> None:
         """Until nobody can run, or for so many turns. The clocks stand still."""
@@ -177,6 +187,9 @@ class Event:
     def set(self) -> None:
         self._set = True
         self._scheduler.on_set()
+
+    def clear(self) -> None:
+        self._set = False
 
     def wait(self, timeout: float | None = None) -> bool:
         return self._set or self._scheduler.wait(lambda: self._set, timeout)

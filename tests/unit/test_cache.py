@@ -1,7 +1,9 @@
-"""The token's life in the warm container, on clocks that the tests step by hand."""
+"""What is kept, example by example: on clocks that the tests step by hand, and with real threads."""
 
 from __future__ import annotations
 
+import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -9,18 +11,22 @@ from typing import Any
 
 import pytest
 
-from cerberus_auth import CerberusError, CerberusUnavailable, DeadlineExceeded
-from cerberus_auth.authentication.token import Asked, Token, Wanted
-from cerberus_auth.caching.cache import TokenCache
-from cerberus_auth.deadline import Deadline
-from cerberus_auth.errors import RenewedElsewhere
+from cerberus_auth import AccessDenied, CerberusError, CerberusUnavailable, DeadlineExceeded
+from cerberus_auth.caching.breaker import Breaker
+from cerberus_auth.caching.cache import Cache
+from cerberus_auth.caching.flight import Flight
+from cerberus_auth.caching.kept import DUE, FRESH, GONE, OVERDUE, Kept, Lifetime
+from cerberus_auth.deadline import Deadline, Moment, Pause
+
+LIFETIME = Lifetime(285, 300, 3900)
+PATIENCE = 30.0  # seconds, for a busy machine
 
 
 class Clock:
     """Both clocks, each stepped by itself."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.monotonic, self.wall = 1000.0, 1_700_000_000.0
+        self.monotonic, self.wall = time.monotonic(), time.time()
         patch.setattr(time, "monotonic", lambda: self.monotonic)
         patch.setattr(time, "time", lambda: self.wall)
 
@@ -30,26 +36,23 @@ class Clock:
 
 
 class Service:
-    """Gives numbered tokens; fails while it has errors."""
+    """Gives numbered values; fails while it has an error."""
 
     def __init__(self) -> None:
         self.calls = 0
-        self.lease = 3600
         self.error: CerberusError | None = None
-        self.deadlines: list[float] = []
-        self.wanted: list[Wanted] = []
+        self.flights: list[Flight] = []
         self.during: Callable[[], Any] = lambda: None
 
-    def __call__(self, deadline: Deadline, wanted: Wanted) -> Token:
+    def __call__(self, flight: Flight) -> Kept:
         self.calls += 1
         number = self.calls
-        self.deadlines.append(deadline.seconds)
-        self.wanted.append(wanted)
-        asked = Asked()
+        self.flights.append(flight)
+        asked = Moment()
         self.during()
         if self.error is not None:
             raise self.error
-        return Token(f"token-{number}", self.lease, asked, "arn:aws:iam::111111111111:role/web", "us-west-2")
+        return Kept(f"value-{number}", asked, LIFETIME, 100)
 
 
 @pytest.fixture
@@ -63,175 +66,80 @@ def service() -> Service:
 
 
 @pytest.fixture
-def cache(clock: Clock, service: Service) -> TokenCache:
-    return TokenCache(service, timeout=10, margin=60)
+def cache() -> Cache:
+    return Cache(Breaker(), timeout=10, attempt_seconds=5)
 
 
-def test_a_token_is_asked_for_once(cache: TokenCache, service: Service) -> None:
-    assert [cache.get() for _ in range(100)] == ["token-1"] * 100
-    assert service.calls == 1
+def get(cache: Cache, service: Service, timeout: float = PATIENCE, key: str = "a", **keywords: Any) -> str:
+    value: str = cache.get(key, service, Deadline(timeout), **keywords).value
+    return value
 
 
-def test_a_token_is_kept_until_the_refresh_window_and_never_past_its_margin(
-    cache: TokenCache, service: Service, clock: Clock
-) -> None:
-    cache.get()
-    clock.step(3540 * 0.8 - 1)  # the window begins at a random point of the last fifth
-    assert cache.get() == "token-1"
-    assert service.calls == 1
-    clock.step(3540 * 0.2)
-    assert cache.get() == "token-2"
-    assert service.calls == 2
+def unavailable(step: str = "read", **facts: Any) -> CerberusUnavailable:
+    error = CerberusUnavailable("down", **facts)
+    error.step = step
+    return error
 
 
-@pytest.mark.parametrize("which", ["monotonic", "wall"])
-def test_either_clock_ends_a_token(cache: TokenCache, service: Service, clock: Clock, which: str) -> None:
-    cache.get()
-    setattr(clock, which, getattr(clock, which) + 3541)
-    assert cache.get() == "token-2"
+# One value
 
 
-def test_a_wall_clock_set_back_does_not_lengthen_a_lease(cache: TokenCache, clock: Clock) -> None:
-    cache.get()
+@pytest.mark.parametrize("which", ["monotonic", "wall", "both"])
+@pytest.mark.parametrize(
+    ("age", "stage"), [(284, FRESH), (285, DUE), (299, DUE), (300, OVERDUE), (3899, OVERDUE), (3900, GONE)]
+)
+def test_the_stages_of_a_value_by_either_clock(clock: Clock, which: str, age: float, stage: int) -> None:
+    kept = Kept("value", Moment(), LIFETIME)
+    clock.monotonic += age if which != "wall" else 0
+    clock.wall += age if which != "monotonic" else 0
+    assert kept.stage() == stage
+    assert (clock.monotonic < kept.fresh and clock.wall < kept.fresh_wall) == (stage == FRESH)  # the warm path
+    assert kept.stage(Lifetime(1, 2, 3)) == GONE
+
+
+def test_a_wall_clock_set_back_lengthens_nothing(clock: Clock) -> None:
+    kept, pause = Kept("value", Moment(), LIFETIME), Pause(10)
     clock.wall -= 86_400
-    clock.monotonic += 3541
-    assert cache.get() == "token-2"
+    clock.monotonic += 299
+    assert (kept.stage(), pause.lasts()) == (DUE, False)
 
 
-def test_a_lease_counts_from_before_the_request(cache: TokenCache, service: Service, clock: Clock) -> None:
-    service.during = lambda: clock.step(9)
-    cache.get()
-    service.during = lambda: None
-    clock.step(3540 - 8)
-    assert cache.get() == "token-2"
+def test_moments_are_in_the_order_of_this_process_however_the_wall_clock_is_set(clock: Clock) -> None:
+    first = Moment()
+    clock.monotonic += 1
+    clock.wall -= 3600
+    second = Moment()
+    assert (first.is_before(second), second.is_before(first), first.is_before(first)) == (True, False, False)
 
 
-@pytest.mark.parametrize(("lease", "usable"), [(1, 0.9), (30, 27), (60, 54), (61, 1), (120, 60)])
-def test_short_leases(cache: TokenCache, service: Service, clock: Clock, lease: int, usable: float) -> None:
-    service.lease = lease
-    cache.get()
-    clock.step(usable * 0.79)
-    assert cache.get() == "token-1"
-    clock.step(usable * 0.22)
-    assert cache.get() == "token-2"
+def test_a_moment_of_another_process_counts_by_the_wall_clock(clock: Clock) -> None:
+    before = Moment()
+    clock.wall += 1000  # frozen for so long
+    clock.step(1)
+    elsewhere = Moment.at(clock.wall - 500)
+    assert before.is_before(elsewhere)
+    assert elsewhere.is_before(Moment())
+    assert elsewhere.age() == 500
+    assert Moment.at(clock.wall + 500).age() == 0
 
 
-def test_a_lease_that_is_over_on_arrival_is_not_handed_out(cache: TokenCache, service: Service, clock: Clock) -> None:
-    service.lease = 1
-    service.during = lambda: clock.step(2)
-    with pytest.raises(CerberusUnavailable, match="lease of 1 s was over"):
-        cache.get()
+def test_a_value_is_never_pickled() -> None:
+    with pytest.raises(TypeError, match="never written"):
+        pickle.dumps(Kept("value", Moment(), LIFETIME))
 
 
-def test_in_the_refresh_window_a_failure_keeps_the_old_token(cache: TokenCache, service: Service, clock: Clock) -> None:
-    cache.get()
-    clock.step(3539)
-    service.error = CerberusUnavailable("down")
-    assert [cache.get() for _ in range(50)] == ["token-1"] * 50
-    assert service.calls == 2  # one tried; the others did not while the failure is recent
-    assert service.deadlines[-1] == 2
+# Threads
 
 
-def test_after_the_usable_life_a_failure_is_an_error(cache: TokenCache, service: Service, clock: Clock) -> None:
-    cache.get()
-    clock.step(3541)
-    service.error = CerberusUnavailable("down")
-    with pytest.raises(CerberusUnavailable, match="down"):
-        cache.get()
-
-
-def test_failing_fast_and_recovering(cache: TokenCache, service: Service, clock: Clock) -> None:
-    service.error = CerberusUnavailable("down")
-    pauses = []
-    for _ in range(8):
-        with pytest.raises(CerberusUnavailable):
-            cache.get()
-        calls, pause = service.calls, 0.0
-        while service.calls == calls:
-            clock.step(0.05)
-            pause += 0.05
-            with pytest.raises(CerberusUnavailable):
-                cache.get()
-        pauses.append(pause)
-    assert pauses[0] < 0.6
-    assert max(pauses) > 1
-    assert max(pauses) < 4.2
-    service.error = None
-    clock.step(4.1)
-    assert cache.get().startswith("token-")
-
-
-def test_errors_of_one_flight_are_equal_and_fresh(cache: TokenCache, service: Service) -> None:
-    service.error = CerberusUnavailable("down")
-    caught = []
-    for _ in range(3):
-        with pytest.raises(CerberusUnavailable) as info:
-            cache.get()
-        caught.append(info.value)
-    assert service.calls == 1
-    assert caught[0] == caught[1] == caught[2]
-    assert len({id(error) for error in caught}) == 3
-
-
-def test_invalidate_forgets_the_token_and_the_failure(cache: TokenCache, service: Service) -> None:
-    cache.get()
-    cache.invalidate()
-    service.error = CerberusUnavailable("down")
-    with pytest.raises(CerberusUnavailable):
-        cache.get()
-    service.error = None
-    cache.invalidate()
-    assert cache.get() == "token-3"
-
-
-def test_a_refused_token_is_replaced_once_however_many_report_it(cache: TokenCache, service: Service) -> None:
-    refused = cache.get()
-    for _ in range(5):
-        cache.invalidate(refused)
-        assert cache.get() == "token-2"
-    assert [wanted.refused for wanted in service.wanted] == [None, "token-1"]
-
-
-def test_late_reports_of_a_refused_token_do_not_reset_a_failure(cache: TokenCache, service: Service) -> None:
-    refused = cache.get()
-    service.error = CerberusUnavailable("down")
-    for _ in range(5):
-        cache.invalidate(refused)
-        with pytest.raises(CerberusUnavailable):
-            cache.get()
-    assert service.calls == 2
-
-
-def test_what_is_invalidated_in_mid_flight_is_not_kept(cache: TokenCache, service: Service) -> None:
-    def invalidate_once() -> None:
-        service.during = lambda: None
-        cache.invalidate()
-
-    service.during = invalidate_once
-    assert cache.get() == "token-2"
-
-
-def test_an_exception_that_is_none_of_ours_lets_the_next_caller_try(cache: TokenCache, service: Service) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    service.during = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        cache.get()
-    service.during = lambda: None
-    assert cache.get() == "token-2"
-
-
-def test_64_threads_on_a_cold_cache_make_one_authentication(service: Service) -> None:
-    cache = TokenCache(service, timeout=10, margin=60)
+def test_64_threads_on_a_cold_cache_make_one_fetch(cache: Cache, service: Service) -> None:
     arrived = threading.Barrier(65)
     go_on = threading.Event()
-    service.during = go_on.wait
-    tokens: list[str] = []
+    service.during = lambda: go_on.wait(PATIENCE)
+    values: list[str] = []
 
     def use() -> None:
         arrived.wait()
-        tokens.append(cache.get())
+        values.append(get(cache, service))
 
     threads = [threading.Thread(target=use) for _ in range(64)]
     for thread in threads:
@@ -240,98 +148,167 @@ def test_64_threads_on_a_cold_cache_make_one_authentication(service: Service) ->
     go_on.set()
     for thread in threads:
         thread.join()
-    assert tokens == ["token-1"] * 64
+    assert values == ["value-1"] * 64
     assert service.calls == 1
 
 
-def test_while_one_renews_in_the_window_the_others_go_on_with_the_old_token(
-    cache: TokenCache, service: Service, clock: Clock
-) -> None:
-    cache.get()
-    clock.step(3539)
-    others: list[str] = []
-    service.during = lambda: others.extend(cache.get() for _ in range(10))
-    assert cache.get() == "token-2"
-    assert others == ["token-1"] * 10
+def test_the_fetch_has_a_daemon_thread_of_its_own(cache: Cache, service: Service) -> None:
+    threads: list[threading.Thread] = []
+    service.during = lambda: threads.append(threading.current_thread())
+    get(cache, service)
+    cache.get_alone("b", service, Deadline(PATIENCE))
+    assert threads[0] is not threading.current_thread()
+    assert threads[0].daemon
+    assert threads[1] is threading.current_thread()
 
 
-def test_a_waiter_keeps_to_its_own_timeout_and_leaves_the_flight_to_land(service: Service) -> None:
-    cache = TokenCache(service, timeout=10, margin=60)
-    flying, land = threading.Event(), threading.Event()
+def test_a_caller_in_a_hurry_leaves_the_flight_to_land(cache: Cache, service: Service) -> None:
+    go_on = threading.Event()
+    service.during = lambda: go_on.wait(PATIENCE)
+    with pytest.raises(DeadlineExceeded):
+        get(cache, service, 0.05)
+    assert service.flights[0].deadline.seconds == 10  # and it has the time of a patient caller
+    go_on.set()
+    assert get(cache, service) == "value-1"
+
+
+def test_one_refreshes_what_is_due_while_the_others_go_on(cache: Cache, service: Service, clock: Clock) -> None:
+    get(cache, service)
+    clock.step(290)
+    flying, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        flying.set()
+        go_on.wait(PATIENCE)
+
+    def use() -> None:
+        get(cache, service)
+        ended.set()
+
+    service.during = wait
+    threading.Thread(target=use, daemon=True).start()
+    assert flying.wait(PATIENCE)
+    assert [get(cache, service) for _ in range(10)] == ["value-1"] * 10
+    go_on.set()
+    assert ended.wait(PATIENCE)
+    assert get(cache, service) == "value-2"
+
+
+def test_an_interruption_reaches_the_caller_that_asks_alone(cache: Cache, service: Service) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    service.during = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        cache.get_alone("a", service, Deadline(PATIENCE))
+    service.during = lambda: None
+    assert cache.get_alone("a", service, Deadline(PATIENCE)).value == "value-2"
+    assert get(cache, service) == "value-3"
+
+
+def test_a_signal_that_raises_reaches_the_caller_and_not_the_flight(cache: Cache, service: Service) -> None:
+    def alarm(*_: object) -> None:
+        raise TimeoutError("the handler's own")
+
+    go_on, caller = threading.Event(), threading.get_ident()
 
     def hang() -> None:
-        flying.set()
-        land.wait()
+        signal.pthread_kill(caller, signal.SIGALRM)
+        go_on.wait(PATIENCE)
 
     service.during = hang
-    leader = threading.Thread(target=cache.get)
-    leader.start()
-    flying.wait()
-    with pytest.raises(DeadlineExceeded):
-        cache.get(timeout=0.05)
-    land.set()
-    leader.join()
-    assert cache.get() == "token-1"
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with pytest.raises(TimeoutError, match="the handler's own"):
+            get(cache, service)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    go_on.set()
+    assert get(cache, service) == "value-1"
 
 
-def test_a_short_timeout_of_one_caller_is_no_failure_for_the_next(cache: TokenCache, service: Service) -> None:
-    service.error = DeadlineExceeded("over")
-    with pytest.raises(DeadlineExceeded):
-        cache.get(timeout=0.1)
+# Failures
+
+
+def test_a_failure_is_remembered_for_its_key(cache: Cache, service: Service) -> None:
+    service.error = unavailable("kms:Decrypt")
+    caught = []
+    for _ in range(3):
+        with pytest.raises(CerberusUnavailable) as info:
+            get(cache, service)
+        caught.append(info.value)
+    assert service.calls == 1
+    assert caught[0] == caught[1] == caught[2]
+    assert len({id(error) for error in caught}) == 3
     service.error = None
-    assert cache.get() == "token-2"
+    assert get(cache, service, key="b") == "value-2"
 
 
-# A fleet: another container renews
-
-
-def test_the_authentication_is_told_what_it_is_for(clock: Clock, cache: TokenCache, service: Service) -> None:
-    asked = clock.wall
-    cache.get()
-    clock.step(3600 - 61)
-    cache.get()
-    cache.invalidate()
-    cache.get()
-    first, early, anew = service.wanted
-    assert (first.early, first.since) == (False, 0)
-    assert (early.early, early.since) == (True, asked)
-    assert (anew.early, anew.since) == (False, clock.wall)
-
-
-def test_while_another_container_renews_the_old_token_serves_without_a_warning(
-    clock: Clock, cache: TokenCache, service: Service, caplog: pytest.LogCaptureFixture
-) -> None:
-    cache.get()
-    clock.step(3600 - 61)
-    service.error = RenewedElsewhere("somebody is at it")
-    assert [cache.get() for _ in range(3)] == ["token-1"] * 3
-    assert (service.calls, caplog.records) == (2, [])  # and it is not looked up again at once
+def test_an_outage_is_for_all_keys(cache: Cache, service: Service, clock: Clock) -> None:
+    service.error = unavailable()
+    for key in ("a", "b", "c"):
+        with pytest.raises(CerberusUnavailable, match="down"):
+            get(cache, service, key=key)
+    assert service.calls == 1
     clock.step(1)
     service.error = None
-    assert cache.get() == "token-3"
+    assert get(cache, service, key="b") == "value-2"
+    assert service.flights[-1].deadline.attempts == 1
 
 
-def test_that_another_container_renews_is_nothing_to_whoever_holds_no_token(clock: Clock, service: Service) -> None:
-    cache = TokenCache(service, timeout=1, margin=60)
-    cache.get()
-    clock.step(3600 - 60.1)
-    service.error = RenewedElsewhere("somebody is at it")
-    assert cache.get() == "token-1"
-    clock.step(0.1)
-    service.error = None
-    assert cache.get() == "token-3"
+def test_after_a_refusal_the_value_is_gone_for_good(cache: Cache, service: Service, clock: Clock) -> None:
+    get(cache, service)
+    clock.step(290)
+    service.error = AccessDenied("no")
+    with pytest.raises(AccessDenied):
+        get(cache, service)
+    clock.step(6)
+    service.error = unavailable()
+    with pytest.raises(CerberusUnavailable):
+        get(cache, service)
 
 
-def test_a_token_whose_life_ends_while_another_container_is_asked_is_renewed_here(
-    clock: Clock, cache: TokenCache, service: Service
-) -> None:
-    cache.get()
-    clock.step(3600 - 61)
+def test_a_defect_shows_its_name_and_nothing_else(cache: Cache, service: Service) -> None:
+    def fail() -> None:
+        raise ValueError("s3cret")
 
-    def end() -> None:
-        clock.step(1)
-        service.error, service.during = None, lambda: None
-        raise RenewedElsewhere("somebody is at it")
+    service.during = fail
+    with pytest.raises(CerberusError, match="unexpected ValueError") as info:
+        get(cache, service)
+    assert "s3cret" not in str(info.value)
+    assert info.value.__cause__ is info.value.__context__ is None
 
-    service.during = end
-    assert cache.get() == "token-3"
+
+# What other parts of the package use
+
+
+def test_a_flight_can_offer_a_value_to_fall_back_on(cache: Cache, clock: Clock) -> None:
+    """The item of the fleet, for example, where the service does not answer."""
+    go_on, attempts = threading.Event(), []
+
+    def fetch(flight: Flight) -> Kept:
+        asked = Moment()
+        asked.monotonic -= 290
+        flight.offer(Kept("offered", asked, LIFETIME))
+        attempts.append(flight.deadline.attempts)
+        go_on.wait(PATIENCE)
+        raise unavailable()
+
+    assert cache.get("a", fetch, Deadline(PATIENCE)).value == "offered"
+    assert attempts == [1]
+    go_on.set()
+
+
+def test_what_is_least_recently_used_makes_room(service: Service) -> None:
+    cache = Cache(Breaker(), timeout=10, attempt_seconds=5, capacity=250)
+    for key in ("a", "b", "c"):
+        get(cache, service, key=key)
+    assert set(cache.kept) == {"b", "c"}
+
+
+def test_forgetting_and_a_new_start(cache: Cache, service: Service) -> None:
+    get(cache, service)
+    cache.start_anew()  # as in a forked child: the values stay
+    assert get(cache, service) == "value-1"
+    cache.forget()
+    assert get(cache, service) == "value-2"

@@ -80,3 +80,23 @@ def test_the_middleware_for_powertools_does_without_boto3() -> None:
     code = f"import sys; sys.path[1:1] = {sys.path!r}\nimport cerberus_auth.powertools.middleware"
     assert "aws_lambda_powertools" in loaded_by(code)
     assert "boto3" not in loaded_by(code)
+
+
+def test_snapstart_without_its_hooks_warns_once_and_works() -> None:
+    """A container image of one's own may lack the package that Lambda's runtimes bring."""
+    code = """
+import logging, os, sys
+sys.modules["snapshot_restore_py"] = None
+os.environ |= {"CERBERUS_URL": "https://cerberus.example.com", "AWS_REGION": "us-west-2", "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+               "AWS_SECRET_ACCESS_KEY": "example", "AWS_LAMBDA_FUNCTION_NAME": "web",
+               "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
+from cerberus_auth import CerberusAuth, CerberusClient, Settings
+said = []
+handler = logging.Handler()
+handler.emit = lambda record: said.append(record.getMessage())
+logging.getLogger("cerberus_auth").addHandler(handler)
+CerberusClient(CerberusAuth())
+CerberusAuth(Settings(url="https://other.example.com", region="us-west-2"))
+assert len(said) == 1 and "snapshot-restore-py" in said[0], said
+"""
+    assert "cerberus_auth" in loaded_by(code)

@@ -54,8 +54,12 @@ def test_an_endpoint_of_a_service_goes_before_that_of_all() -> None:
         ({"CERBERUS_URL": "ftp://cerberus.example.com"}, "CERBERUS_URL must be an https:// address"),
         ({"CERBERUS_URL": "http://cerberus.example.com"}, "plain http is for a loopback host only"),
         ({"CERBERUS_URL": "http://127.0.0.1.example.com"}, "plain http is for a loopback host only"),
+        ({"CERBERUS_URL": "http://127.0.0.256"}, "plain http is for a loopback host only"),
+        ({"CERBERUS_URL": "http://127.0.0.08"}, "plain http is for a loopback host only"),
+        ({"CERBERUS_URL": "http://127.999.0.1"}, "plain http is for a loopback host only"),
         ({"CERBERUS_URL": "https://user:word@cerberus.example.com"}, "no user, query or fragment"),
         ({"CERBERUS_URL": "https://cerberus.example.com/?x=1"}, "no user, query or fragment"),
+        ({"CERBERUS_URL": "https://cerberus.example.com/v1"}, "no path: remove '/v1'"),
         ({"CERBERUS_URL": "https://cerberus.example.com:port"}, "CERBERUS_URL is not a URL"),
         ({"CERBERUS_URL": "https://cerb\r\nerus.example.com"}, "CERBERUS_URL"),
         ({"AWS_ENDPOINT_URL_KMS": "http://kms.example.com"}, "AWS_ENDPOINT_URL_KMS must be https"),
@@ -63,7 +67,7 @@ def test_an_endpoint_of_a_service_goes_before_that_of_all() -> None:
         ({"CERBERUS_IAM_ROLE_ARN": "arn:aws:iam::1111:role/web"}, "must be a role's ARN"),
         ({"CERBERUS_IAM_ROLE_ARN": "arn:aws-us-gov:iam::111111111111:role/web"}, "knows only aws and aws-cn"),
         ({"CERBERUS_AUTH_METHOD": "ldap"}, "CERBERUS_AUTH_METHOD must be kms, sts or auto"),
-        ({"CERBERUS_PREFETCH": "always"}, "CERBERUS_PREFETCH must be init or off"),
+        ({"CERBERUS_PREFETCH": "always"}, "CERBERUS_PREFETCH must be init, off, or paths"),
         ({"CERBERUS_RENEWAL": "never"}, "CERBERUS_RENEWAL must be extension or inline"),
         ({"CERBERUS_AWS_CLIENT": "curl"}, "CERBERUS_AWS_CLIENT must be signed, sdk or auto"),
         ({"AWS_REGION": ""}, "no region"),
@@ -114,10 +118,10 @@ def test_a_bad_setting_is_refused_by_its_name(variables: dict[str, str], says: s
 
 
 @pytest.mark.parametrize(
-    "url", ["http://localhost:8080", "http://127.0.0.1", "http://[::1]:8080", "https://x.example/prefix"]
+    "url", ["http://localhost:8080", "http://127.0.0.1", "http://[::1]:8080", "https://x.example/"]
 )
 def test_good_addresses_are_taken(url: str) -> None:
-    assert Settings.from_env(GOOD | {"CERBERUS_URL": url}).url == url
+    assert Settings.from_env(GOOD | {"CERBERUS_URL": url}).url == url.rstrip("/")
 
 
 def test_all_problems_are_named_at_once() -> None:

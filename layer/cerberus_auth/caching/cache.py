@@ -1,307 +1,296 @@
-"""The warm container's token: two windows, two clocks, one flight, fail fast.
-
-A token is handed out until its usable life is over: its lease, counted from just before it was asked for, less a margin.
-*Refresh window*: from a point drawn at random for each container in the last fifth of the usable life, one caller renews, in
-little time, while the others keep the old token. *Must refresh*: after the usable life all wait for one renewal.
-"""
+"""The cache: one mechanism for tokens and secrets."""
 
 from __future__ import annotations
 
-import logging
+import math
+import sys
 import threading
-import time
+from contextlib import suppress
+from functools import partial
 
-from ..authentication.token import Asked, Wanted, usable_seconds
-from ..deadline import Deadline, jitter
-from ..errors import CerberusError, CerberusUnavailable, DeadlineExceeded, RenewedElsewhere
+from ..deadline import Deadline, Moment, Pause, jitter
+from ..errors import AccessDenied, CerberusError, DeadlineExceeded, SecretNotFound
+from ..http.connection import interruption
+from .flight import Flight
+from .kept import DUE, FRESH, GONE, OVERDUE, Lifetime, Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from collections.abc import Callable, Hashable, MutableMapping
 
-    from ..authentication.token import Token
+    from .breaker import Breaker
+    from .kept import Kept
 
-    class Authenticate(Protocol):
-        """How the cache gets a token."""
+    Fetch = Callable[[Flight], Kept]
 
-        def __call__(self, deadline: Deadline, wanted: Wanted) -> Token:
-            """A new token that will do, or a ``CerberusError``."""
-
-
-_logger = logging.getLogger("cerberus_auth")
-
-REFRESH_SECONDS = 2.0  # what the one caller who renews early may wait
-_REFRESH_WINDOW = 0.2  # of the usable life
-_FIRST_PAUSE_SECONDS = 0.25
-_MAX_PAUSE_SECONDS = 4.0
-_ABANDON_SECONDS = 1.0  # past its deadline, a flight is not waited for
-_SAME_TIME = 1.1  # times as long is as long: part of a caller's time is spent before it comes here
-
-
-class Held:
-    """A token with the moments of its life, each by the monotonic and by the wall clock: the earlier one counts, since a
-    frozen container stops the one and an adjusted clock can step the other back."""
-
-    __slots__ = ("end", "end_wall", "fresh", "fresh_wall", "usable", "value")
-
-    def __init__(self, token: Token, margin: float, early: float) -> None:
-        usable = usable_seconds(token.lease_seconds, margin)
-        fresh = usable * (1 - _REFRESH_WINDOW * early)
-        self.value = token.value
-        self.usable = usable
-        self.fresh = token.asked.monotonic + fresh
-        self.fresh_wall = token.asked.wall + fresh
-        self.end = token.asked.monotonic + usable
-        self.end_wall = token.asked.wall + usable
-
-    def __reduce__(self) -> str:
-        raise TypeError("a token is not written anywhere: authenticate where it is needed")
-
-    def is_fresh(self) -> bool:
-        """Whether the refresh window has not begun."""
-        return time.monotonic() < self.fresh and time.time() < self.fresh_wall
-
-    def is_usable(self) -> bool:
-        """Whether the token may be handed out."""
-        return time.monotonic() < self.end and time.time() < self.end_wall
-
-    def ends_within(self, seconds: float) -> bool:
-        """Whether the usable life will be over in so many seconds; never said of a token in the first half of it."""
-        left = min(self.end - time.monotonic(), self.end_wall - time.time())
-        return left < min(seconds, self.usable / 2)
-
-
-class _Flight:
-    """One authentication under way, and those who wait for it. ``early``: a token is held that still serves."""
-
-    __slots__ = ("began", "early", "error", "landed", "seconds")
-
-    def __init__(self, seconds: float, early: bool = False) -> None:
-        self.began = Asked()
-        self.seconds = seconds
-        self.early = early
-        self.landed = threading.Event()
-        self.error: CerberusError | None = None
-
-    def is_abandoned(self) -> bool:
-        """Whether it is past its time by either clock, as when Lambda has frozen it in mid-request: wait for it no more."""
-        age = max(time.monotonic() - self.began.monotonic, time.time() - self.began.wall)
-        return age > self.seconds + _ABANDON_SECONDS
+REFRESH_SECONDS = 2.0  # what a caller with a usable value waits for a refresh
+PROBE_SECONDS = 0.25  # the same after a failure; and for the publication of a new value
+_FIRST_MEMORY_SECONDS = 5.0  # for which the failure of a key is remembered
+_LONGEST_MEMORY_SECONDS = 60.0
+_MEMORY_JITTER = 0.02
+_MOST_FAILURES = 1024
 
 
 class _Failure:
-    """The last failure, raised again to whoever comes before its pause is over."""
+    """The last failure of a key, raised again until its pause is over."""
 
-    __slots__ = ("count", "end", "end_wall", "error", "seconds")
-
-    def __init__(self, error: CerberusError, count: int, seconds: float) -> None:
-        pause = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(count, 10)) * (0.5 + jitter() / 2)
+    def __init__(self, error: CerberusError, count: int, early: float) -> None:
+        seconds = min(_LONGEST_MEMORY_SECONDS, _FIRST_MEMORY_SECONDS * 2.0 ** min(count, 9))
         self.error = error
+        self.is_refusal = isinstance(error, AccessDenied | SecretNotFound)
         self.count = count + 1
-        self.seconds = seconds  # that the authentication had
-        self.end = time.monotonic() + pause
-        self.end_wall = time.time() + pause
-
-    def holds_for(self, deadline: Deadline, early: bool) -> bool:
-        """Whether its pause lasts by both clocks. For want of time it says nothing to those who have more: a service that
-        needs three seconds fails a renewal in the refresh window, and still serves whoever can wait. That another
-        container renews is for those who hold a token."""
-        if isinstance(self.error, RenewedElsewhere) and not early:
-            return False
-        if isinstance(self.error, DeadlineExceeded) and deadline.remaining() > self.seconds * _SAME_TIME:
-            return False
-        return time.monotonic() < self.end and time.time() < self.end_wall
+        self.pause = Pause(seconds * (1 - _MEMORY_JITTER * early))
 
 
-class TokenCache:
-    """One token for all threads of the process. Its lock is never held across the network."""
+class Cache:
+    """Values by key, for all threads of the process. Its lock is never held across the network.
 
-    def __init__(self, authenticate: Authenticate, *, timeout: float, margin: float) -> None:
-        self.held: Held | None = None  # a plain slot: readers of a fresh token take no lock
-        self._authenticate = authenticate
+    A flight has ``timeout`` seconds at least, one request ``attempt_seconds``; all values together have ``capacity`` bytes.
+    """
+
+    def __init__(self, breaker: Breaker, *, timeout: float, attempt_seconds: float, capacity: float = math.inf) -> None:
+        self.kept: dict[Hashable, Kept] = {}  # plain: a hit takes no lock
+        self._breaker = breaker
         self._timeout = timeout
-        self._margin = margin
-        self._generation = 0
-        self._refused: str | None = None
-        self._since = 0.0  # when the last token was asked for, by the wall clock
+        self._attempt_seconds = attempt_seconds
+        self._capacity = capacity
+        self._era = 0  # of what was started since the last time that all was forgotten
         self.start_anew()
 
     def start_anew(self) -> None:
-        """After a fork or a restore: locks and flights of threads that are no more, and the jitter of another container.
-
-        A token held stays: in a forked child it is as good as in its parent.
-        """
+        """Start with fresh locks, no flights and jitter of its own, and keep the values: in a forked child."""
         self._lock = threading.Lock()
-        self._early = jitter()
-        self._flight: _Flight | None = None
-        self._prefetch: _Flight | None = None
-        self._failure: _Failure | None = None
-        self.renewed_beside = False  # whether an extension renews in the refresh window, so that no caller has to
+        self._flights: dict[Hashable, Flight] = {}
+        self._failures: MutableMapping[Hashable, _Failure] = {}
+        self._frozen: set[Hashable] = set()  # whose last flight was abandoned
+        self.early = jitter()
+        self.renewed_beside = False  # whether an extension refreshes what is due, so that no caller has to
 
-    def get(self, timeout: float | None = None) -> str:
-        """The token's value: the one held, or after an authentication a new one.
+    def forget(self) -> None:
+        """Forget all values and failures; what is under way is not kept."""
+        with self._lock:
+            self._era += 1
+            self._flights.clear()
+            self.kept.clear()
+            self._failures = {}
+
+    def get(
+        self,
+        key: Hashable,
+        fetch: Fetch,
+        deadline: Deadline,
+        *,
+        lifetime: Lifetime | None = None,
+        accepts: Callable[[Kept], bool] | None = None,
+        within: Flight | None = None,
+        renewing: bool = False,
+    ) -> Kept:
+        """Return the value that is kept, or the one that a flight brings.
 
         Parameters
         ----------
-        timeout
-            Seconds that this caller will wait; never longer than the cache's own.
+        fetch
+            Brings a value, in the flight's thread.
+        deadline
+            The caller's.
+        lifetime
+            In place of the value's own.
+        accepts
+            Tells whether a value serves the caller; then its age does not count.
+        within
+            A flight that cannot go on without this value: the fetch runs in its thread.
+        renewing
+            Whether the caller is the extension, which refreshes what is due.
 
         Raises
         ------
         CerberusError
-            What the authentication raised, an equal for each caller; at once while a failure is recent.
+            What the fetch raised, an equal for each caller; at once while a failure is remembered.
         DeadlineExceeded
-            The time is up.
+            The caller's time is up.
         """
-        deadline = Deadline(self._timeout if timeout is None else min(timeout, self._timeout))
+        terms, began = Terms(lifetime, accepts), Moment()
         while True:
+            error: CerberusError | None = None
             with self._lock:
-                held, flight, failure = self.held, self._flight, self._failure
-                prefetch, self._prefetch = self._prefetch, None
-                if held is not None and held.is_fresh():
-                    return held.value
-                if flight is not None and flight.is_abandoned():
-                    flight = None
-                usable = held is not None and held.is_usable()
-                limit = deadline.within(REFRESH_SECONDS) if usable else deadline
-                pauses = failure is not None and failure.holds_for(limit, usable)
-                if usable and held is not None and (self.renewed_beside or flight is not None or pauses):
-                    return held.value
-                if prefetch is not None and prefetch.error is not None and not prefetch.is_abandoned():
-                    error, self._failure = prefetch.error.fresh(), None  # the next caller tries anew
-                    break
-                if flight is None and failure is not None and pauses:
-                    error = failure.error.fresh()
-                    break
-                leads = flight is None
+                kept = self.kept.get(key)
+                stage = terms.stage(kept)
+                if kept is not None and (stage == FRESH or (stage == DUE and self.renewed_beside and not renewing)):
+                    return kept
+                usable = kept if stage < GONE else None
+                flight = self._under_way(key)
+                starts = flight is None
                 if flight is None:
-                    flight = self._flight = _Flight(limit.remaining(), usable)
-            if leads:
-                self._fly(flight, limit)
-            else:
-                flight.landed.wait(deadline.check("waiting for another thread's authentication"))
-            held = self.held
-            if flight is prefetch:
-                self._failure = None  # the next caller tries anew
-            if held is not None and held.is_usable():
-                if leads and flight.error is not None:
-                    _warn(flight.error)
-                return held.value
-            timed_out = isinstance(flight.error, DeadlineExceeded | RenewedElsewhere)
-            if flight.error is not None and (not timed_out or (leads and limit is deadline)):
-                error = flight.error.fresh()
-                break
-            # It had less time than we have, or was forgotten as it landed: then it is our turn.
-            deadline.check("waiting for an authentication")
-        raise error
+                    flight = self._new_flight(key, deadline, terms, usable, within)
+                    error = self._refusal(key, flight, accepts is not None, within)
+                    if error is None:
+                        self._flights[key] = flight
+                signal = flight.signal if usable is None else flight.landing  # what is offered from now on wakes us
+            if error is not None:
+                if usable is not None:
+                    return usable
+                raise error
+            if starts and within is not None and usable is None:
+                flight.after = within.after
+                self._work(key, flight, fetch)
+            elif starts:
+                flight.start(partial(self._work, key, flight, fetch))
+            patience = math.inf
+            if stage == DUE:
+                patience = min(REFRESH_SECONDS, flight.patience) if starts else 0
+            elif stage == OVERDUE:
+                is_waiting = starts or flight.is_trial or not self._breaker.is_open()
+                patience = flight.patience - flight.began.age() if is_waiting else 0
+            if signal.wait(max(0.0, min(patience, deadline.remaining()))) and not flight.landed:
+                continue  # there is a value to fall back on now
+            if flight.value is not None:
+                if starts:
+                    flight.wait_for_publication(min(PROBE_SECONDS, deadline.remaining()))
+                is_late = flight.value.asked.is_before(began) or flight.is_abandoned()
+                if terms.stage(flight.value) <= DUE or (accepts is None and not is_late):
+                    return flight.value
+                continue  # it was fetched for a caller who accepts less, or frozen
+            kept = self.kept.get(key)  # also what a late flight brought
+            if kept is not None and terms.stage(kept) < GONE:
+                is_vain = starts and not flight.landed  # unless it waited for a moment only, or was frozen
+                self._breaker.is_slow |= is_vain and PROBE_SECONDS <= flight.began.age() <= flight.deadline.seconds
+                return kept
+            has_more_time = not starts and isinstance(flight.error, DeadlineExceeded)
+            if flight.error is not None and not has_more_time and not flight.is_abandoned():
+                raise flight.error.fresh()
+            deadline.check("waiting for Cerberus")
 
-    def prefetch(self) -> None:
-        """Begin an authentication in a thread of its own. The first ``get`` waits for what is left of it, and raises its
-        error if it failed; the one after tries anew."""
+    def get_alone(self, key: Hashable, fetch: Fetch, deadline: Deadline) -> Kept:
+        """Fetch in this thread: join, keep, share and serve nothing. Raises what ``get`` raises."""
         with self._lock:
-            if self.held is not None or self._flight is not None:
-                return
-            deadline = Deadline(self._timeout)
-            flight = self._flight = self._prefetch = _Flight(deadline.seconds)
-        threading.Thread(target=self._fly, args=(flight, deadline), name="cerberus-auth-prefetch", daemon=True).start()
+            flight = Flight(deadline.remaining(), 1 if key in self._failures else None)
+            error = self._refusal(key, flight, True, None)
+        if error is None:
+            self._work(key, flight, fetch, keeps=False)
+            if flight.after:  # a token: in a thread, which can be left behind
+                flight.start(lambda: None)
+                flight.wait_for_publication(min(PROBE_SECONDS, deadline.remaining()))
+            error = flight.error
+        if flight.value is None:
+            raise error.fresh() if error else CerberusError("the request was interrupted. Try again")
+        return flight.value
 
-    def renew(self, deadline: Deadline, ahead: float = 0) -> None:
-        """Renew now if the refresh window has begun and nobody does so; the failure, if it fails, is remembered.
+    def renew(self, deadline: Deadline, ahead: float) -> None:
+        """Refresh what is due, or will be before the next chance, ``ahead`` seconds from now.
 
-        Parameters
-        ----------
-        ahead
-            Seconds until the next chance to renew: also renew a token that will not last so long.
+        Nothing is refreshed in the first half of its lifetime. Failures are remembered, and not raised.
         """
-        with self._lock:
-            held, failure = self.held, self._failure
-            deadline = deadline.within(self._timeout)
-            if held is None or (held.is_fresh() and not held.ends_within(ahead)):
-                return
-            if failure is not None and failure.holds_for(deadline, held.is_usable()):
-                return
-            if self._flight is not None and not self._flight.is_abandoned():
-                return
-            flight = self._flight = _Flight(deadline.seconds, held.is_usable())
-        self._fly(flight, deadline)
-        if flight.error is not None:
-            _warn(flight.error)
+        began = Moment()
+        for key, kept in list(self.kept.items()):
+            lasts = kept.lifetime
+            early = Lifetime(lasts.fresh - min(ahead, lasts.due / 2), lasts.due, lasts.gone)
+            if FRESH < kept.stage(early) < GONE:
+                with suppress(CerberusError):  # the others are refreshed all the same
+                    self.get(key, kept.fetch, deadline, lifetime=early, renewing=True)
+                if self._breaker.has_failed and began.age() >= PROBE_SECONDS:
+                    return  # one wait in vain is enough for one call
 
-    def invalidate(self, refused: str | None = None) -> None:
-        """Forget the token and any remembered failure.
+    def settle(self, seconds: float) -> None:
+        """Wait for what is under way, for so many seconds at most."""
+        deadline = Deadline(seconds)
+        for flight in list(self._flights.values()):
+            flight.landing.wait(max(0.0, deadline.remaining()))
 
-        Parameters
-        ----------
-        refused
-            Only if this is the token held: it is what the service refused, and if it hands it out again, that is a failure.
-        """
-        with self._lock:
-            if refused is not None:
-                if self.held is None and self._refused is None:
-                    self._refused = refused
-                if self.held is None or self.held.value != refused:
-                    return  # somebody has renewed or reported it already: the failure that followed stays remembered
-            self.held = None
-            self._failure = None
-            self._refused = refused
-            if refused is None:
-                self._generation += 1  # what is under way is forgotten too
-                self._prefetch = None
+    def _under_way(self, key: Hashable) -> Flight | None:
+        flight = self._flights.get(key)
+        if flight is not None and flight.is_abandoned():
+            del self._flights[key]
+            self._frozen.add(key)
+            if flight.ended is not None:
+                self._breaker.abandoned.append(flight)
+            return None
+        return flight
 
-    def give_up(self, refused: str, error: CerberusError) -> None:
-        """Drop a token that was refused as soon as it was had, and raise the error to whoever comes next."""
-        with self._lock:
-            if self.held is not None and self.held.value == refused:
-                self.held, self._refused = None, refused
-                self._failure = _Failure(error.fresh(), 0, self._timeout)
+    def _new_flight(
+        self, key: Hashable, deadline: Deadline, terms: Terms, usable: Kept | None, within: Flight | None
+    ) -> Flight:
+        failed, attempts = key in self._failures, None
+        seconds = max(self._timeout, deadline.remaining())
+        if within is not None and usable is None:
+            seconds, attempts = within.deadline.remaining(), within.deadline.attempts
+        # With a value to fall back on, or after a failure, one attempt.
+        flight = Flight(seconds, 1 if usable is not None or failed else attempts, terms)
+        flight.is_trial = within is not None and within.is_trial
+        flight.patience = PROBE_SECONDS if failed or self._breaker.has_failed else REFRESH_SECONDS
+        if key in self._frozen:
+            flight.patience = self._attempt_seconds
+        flight.era = self._era
+        return flight
 
-    def _fly(self, flight: _Flight, deadline: Deadline) -> None:
-        generation, wanted = self._generation, Wanted(self._refused, self._since, flight.early)
-        held: Held | None = None
+    def _refusal(self, key: Hashable, flight: Flight, eager: bool, within: Flight | None) -> CerberusError | None:
+        """Return the error that stops a flight. A refused path does not stop an eager one: a new grant can be tried."""
+        failure = self._failures.get(key)
+        if failure is not None and failure.pause.lasts() and not (eager and failure.is_refusal):
+            return failure.error.fresh()
+        return self._breaker.admit(flight) if within is None else None
+
+    def _work(self, key: Hashable, flight: Flight, fetch: Fetch, keeps: bool = True) -> None:
+        value: Kept | None = None
+        error: CerberusError | None = None
+        before = sys.exception()
+        if keeps:
+            flight.keep = partial(self._offered, key, flight, fetch)
         try:
-            try:
-                token = self._authenticate(deadline, wanted)
-                self._since = max(self._since, token.asked.wall)
-                held = Held(token, self._margin, self._early)
-                if not held.is_usable():
-                    held = None
-                    raise CerberusUnavailable(
-                        f"the lease of {token.lease_seconds} s was over before the answer was here: see Cerberus' lease setting"
-                    )
-            except CerberusError as error:
-                flight.error = error.fresh()
-            except Exception as error:  # a defect: its frames hold what nobody should see
-                flight.error = CerberusError(
-                    f"unexpected {type(error).__name__} while authenticating: please report it"
-                )
-        finally:  # whatever happens, those who wait go on
-            with self._lock:
-                current = self._flight is flight
-                if current:
-                    self._flight = None
-                if generation != self._generation:
-                    pass
-                elif held is not None:
-                    self._failure = None
-                    surpassed = not current and self.held is not None and self.held.is_usable()
-                    if held.value != self._refused and not surpassed:
-                        self.held, self._refused = held, None
-                # A caller's own short timeout says nothing about the service; nor does a flight that was given up.
-                elif (
-                    current
-                    and not flight.is_abandoned()
-                    and flight.error is not None
-                    and not (
-                        isinstance(flight.error, DeadlineExceeded)
-                        and flight.seconds * _SAME_TIME < min(self._timeout, REFRESH_SECONDS)
-                    )
-                ):
-                    count = self._failure.count if self._failure else 0
-                    self._failure = _Failure(flight.error, count, flight.seconds)
-            flight.landed.set()
+            value = fetch(flight)
+            value.fetch = fetch
+        except CerberusError as failure:
+            error = failure.fresh()
+        except Exception as defect:  # its frames hold what nobody may see
+            if not keeps and interruption(defect, before):
+                raise defect.with_traceback(None) from None  # what a signal handler raises is the caller's
+            error = CerberusError(f"unexpected {type(defect).__name__} in a request. Report it as a defect")
+        finally:
+            self._land(key, flight, value, error, keeps)
 
+    def _land(
+        self, key: Hashable, flight: Flight, value: Kept | None, error: CerberusError | None, keeps: bool
+    ) -> None:
+        frozen = flight.is_abandoned()  # then its failure says nothing of Cerberus
+        outage = error is not None and not frozen and self._breaker.failed(error, key, flight)
+        with self._lock:
+            self._breaker.ended(flight)
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+                (self._frozen.add if frozen else self._frozen.discard)(key)
+            if keeps and flight.era != self._era:
+                pass
+            elif value is not None:
+                self._keep(key, value, keeps)
+            elif error is not None and not (frozen or outage or isinstance(error, DeadlineExceeded)):
+                self._remember(key, error)
+            flight.land(value, error)
 
-def _warn(error: CerberusError) -> None:
-    if isinstance(error, RenewedElsewhere):
-        return
-    _logger.warning("the token could not be renewed; the old one serves for now. %s: %s", type(error).__name__, error)
+    def _offered(self, key: Hashable, flight: Flight, fetch: Fetch, value: Kept) -> None:
+        with self._lock:
+            if flight.era == self._era:
+                value.fetch = fetch
+                self._keep(key, value, True)
+
+    def _remember(self, key: Hashable, error: CerberusError) -> None:
+        if isinstance(self._failures, dict):
+            from cachetools import LRUCache  # not before something fails: its import takes 2 ms
+
+            self._failures = LRUCache(_MOST_FAILURES)
+        known = self._failures.get(key)
+        failure = self._failures[key] = _Failure(error, known.count if known else 0, self.early)
+        if failure.is_refusal:
+            self.kept.pop(key, None)
+
+    def _keep(self, key: Hashable, value: Kept, keeps: bool) -> None:
+        held, failure = self.kept.get(key), self._failures.get(key)
+        if keeps and failure is not None and failure.is_refusal and value.asked.is_before(failure.pause.began):
+            return  # access was revoked since
+        self._failures.pop(key, None)
+        if not keeps or (held is not None and value.asked.is_before(held.asked)):
+            return
+        self.kept[key] = value
+        value.used = Moment().monotonic  # not when it was asked: for another container's, that is long ago
+        self._frozen.discard(key)
+        total = sum(kept.size for kept in self.kept.values())
+        while total > self._capacity:
+            total -= self.kept.pop(min(self.kept, key=lambda key: self.kept[key].used)).size

@@ -22,14 +22,25 @@ if TYPE_CHECKING:
 _NAME = "cerberus-auth"
 _VERSION = "/2020-01-01/extension"
 _REGISTER_SECONDS = 1.0
+_READY_SECONDS = 8.0  # of the ten that Lambda gives to an initialisation
 _SPARE_SECONDS = 0.3  # of an invocation's time: Lambda ends the container when an extension is not done at its end
 _GAPS = 1.5  # how far ahead to look, in gaps between invocations
+_FAILURES = 5  # in a row, until it is taken that no events come any more
+_PAUSE_SECONDS = 0.05  # after the first failure, twice as long after each other one: invocations wait meanwhile
+_EVERY_SECONDS = 5.0  # between renewals where nothing is frozen
+_RENEWAL_SECONDS = 10.0  # for one of these, as nobody waits for it
 
 _logger = logging.getLogger("cerberus_auth")
 
 
-def start(renew: Callable[[Deadline, float], None], ended: Callable[[], None]) -> bool:
+def start(
+    renew: Callable[[Deadline, float], None],
+    ended: Callable[[], None],
+    ready: Callable[[float], object] | None = None,
+) -> bool:
     """Register for INVOKE and serve events in a thread of its own.
+
+    Lambda Managed Instances take no extension of this kind. They never freeze a process, so a thread renews regularly there.
 
     Parameters
     ----------
@@ -38,19 +49,40 @@ def start(renew: Callable[[Deadline, float], None], ended: Callable[[], None]) -
         surely have come if they come as they did; raises nothing.
     ended
         Called if Lambda no longer gives events.
+    ready
+        Waits, for at most the seconds that it is called with, until initialisation may end: what is still under way then is
+        frozen.
 
     Returns
     -------
     bool
-        Whether Lambda took the registration; if not, a warning says so and renewals stay in line.
+        Whether renewals run beside the handler; if not, a warning says so and renewals stay in line.
     """
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "lambda-managed-instances":
+        threading.Thread(target=_renew_regularly, args=(renew,), name=_NAME, daemon=True).start()
+        return True
     api = os.environ.get("AWS_LAMBDA_RUNTIME_API", "")
     identifier = _register(api) if api else None
     if identifier is None:
         _logger.warning("CERBERUS_RENEWAL=extension: there is no Extensions API here; renewing in line instead")
         return False
-    threading.Thread(target=_serve, args=(api, identifier, renew, ended), name=_NAME, daemon=True).start()
+    arguments = (api, identifier, renew, ended, ready)
+    threading.Thread(target=_serve, args=arguments, name=_NAME, daemon=True).start()
     return True
+
+
+def _renew_regularly(renew: Callable[[Deadline, float], None]) -> None:
+    while True:
+        time.sleep(_EVERY_SECONDS)
+        _guarded(lambda: renew(Deadline(_RENEWAL_SECONDS), _EVERY_SECONDS * _GAPS))
+
+
+def _guarded(call: Callable[[], object]) -> None:
+    """Call, and log what it raises: whatever that is, Lambda waits until the next event is asked for."""
+    try:
+        call()
+    except Exception as error:
+        _logger.warning("renewing failed: %s", type(error).__name__)
 
 
 def _register(api: str) -> str | None:
@@ -67,26 +99,41 @@ def _register(api: str) -> str | None:
         connection.close()
 
 
-def _serve(api: str, identifier: str, renew: Callable[[Deadline, float], None], ended: Callable[[], None]) -> None:
+def _serve(
+    api: str,
+    identifier: str,
+    renew: Callable[[Deadline, float], None],
+    ended: Callable[[], None],
+    ready: Callable[[float], object] | None,
+) -> None:
+    if ready is not None:
+        _guarded(lambda: ready(_READY_SECONDS))
     connection = http.client.HTTPConnection(api, timeout=None)  # the next event comes with the next invocation
     last, gap = time.time(), 0.0  # by the wall clock: between invocations the container is frozen
-    try:
-        while True:
+    failures = 0
+    while failures < _FAILURES:
+        if failures:
+            connection.close()  # the next request opens a new one
+            time.sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
+        try:
             connection.request("GET", f"{_VERSION}/event/next", headers={"Lambda-Extension-Identifier": identifier})
             answer = connection.getresponse()
-            event = json.loads(answer.read())
-            if answer.status != 200:
+            content = answer.read()
+            if 400 <= answer.status < 500:
                 break
-            now = time.time()
-            last, gap = now, max(now - last, gap / 2)
-            left = float(event.get("deadlineMs", 0)) / 1000 - now - _SPARE_SECONDS
-            try:
-                renew(Deadline(left), gap * _GAPS)
-            except Exception as error:  # whatever it is: Lambda waits until the next event is asked for
-                _logger.warning("renewing failed: %s", type(error).__name__)
-    except (OSError, http.client.HTTPException, ValueError, TypeError, AttributeError):
-        pass
-    finally:
-        connection.close()
-        ended()
-        _logger.warning("the Extensions API gives no more events; renewing in line from now on")
+            ends = float(json.loads(content).get("deadlineMs", 0)) / 1000
+        except (OSError, http.client.HTTPException, ValueError, TypeError, AttributeError):
+            failures += 1
+            continue
+        if answer.status != 200:
+            failures += 1
+            continue
+        failures = 0
+        now = time.time()
+        last, gap = now, max(now - last, gap / 2)
+        left = Deadline(ends - now - _SPARE_SECONDS)
+        ahead = gap * _GAPS
+        _guarded(lambda: renew(left, ahead))  # noqa: B023  (called at once)
+    connection.close()
+    ended()
+    _logger.warning("the Extensions API gives no more events; renewing in line from now on")
