@@ -44,6 +44,7 @@ class Result(NamedTuple):
     seconds: float
     token: str | None = None
     error: str | None = None
+    revision: str | None = None
 
 
 class Fleet:
@@ -79,7 +80,11 @@ class Fleet:
 
     def results(self) -> list[Result]:
         """Wait for all."""
-        return [Result(**self._next()) for _ in range(self.count)]
+        return [self.result() for _ in range(self.count)]
+
+    def result(self) -> Result:
+        """Wait for the next one."""
+        return Result(**self._next())
 
     def start(self) -> None:
         """Open the next gate."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 
 from cerberus_auth import CerberusAuth, CerberusClient, CerberusError
@@ -25,6 +26,9 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             live(number, auth, client, gates)
+            for thread in threading.enumerate():
+                if thread.name == "cerberus-auth":  # a container does not end with its last invocation
+                    thread.join(5)
             os._exit(0)
         children.append(child)
     tell({"ready": count})
@@ -39,7 +43,7 @@ def live(number: int, auth: CerberusAuth, client: CerberusClient, gates: list[in
         result: dict[str, object] = {"number": number, "phase": phase, "process": os.getpid()}
         try:
             if phase:
-                client.read(PATH, timeout=30)
+                result["revision"] = client.read(PATH, timeout=30).get("revision")
             result["token"] = auth.token()
         except CerberusError as error:
             result["error"] = f"{type(error).__name__}: {error}"

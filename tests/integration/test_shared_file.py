@@ -7,10 +7,12 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import stat
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,39 @@ def test_a_lock_that_is_not_given_back_is_not_waited_for(temporary: Path) -> Non
         assert store().get() is not None
 
 
+class Forking(Item):
+    """Forks while the lock is held, and ends this process in the midst; the child lives on until it is killed."""
+
+    children: Connection
+
+    def fields(self) -> dict[str, object]:
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        self.children.send(child)
+        os._exit(0)
+
+
+def fork_under_lock(children: Connection) -> None:
+    item = Forking("response", 1.5, 3600.5)
+    item.children = children
+    store().swap(None, item)
+
+
+def test_a_forked_child_does_not_hold_the_lock() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=fork_under_lock, args=(theirs,))
+    process.start()
+    child = ours.recv()
+    process.join(30)
+    try:
+        item = Item("response", 1.5, 3600.5)
+        assert store().swap(None, item) is item
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def count_up(times: int) -> None:
     """Add one to what is stored, so many times."""
     for _ in range(times):
@@ -236,7 +271,7 @@ def test_a_token_that_is_refused_is_replaced_for_all(function: Function) -> None
     for client in clients:
         client.read(SECRET_PATH)
     function.stack.cerberus.revoke()
-    assert [client.read(SECRET_PATH) for client in clients] == [SECRET] * 3
+    assert [client.read(SECRET_PATH, fresh=True) for client in clients] == [SECRET] * 3
     assert function.stack.cerberus.authentications == 2
 
 
@@ -253,7 +288,7 @@ def test_the_token_comes_from_cerberus_with_one_warning(
     auth.token()
     assert function.stack.cerberus.authentications == before + 2
     (text,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert text.startswith("the file that processes share cannot be used")
+    assert text.startswith("The file that processes share cannot be used")
 
 
 def arrange_at(function: Function, temporary: Path, arrange: Callable[[Path], None]) -> None:

@@ -1,34 +1,42 @@
-"""A fleet of containers in a time of its own (SimPy), driven by the package's own code.
+"""A fleet of containers on virtual time (SimPy), driven by the package's own code.
 
-When to look, to claim, to wait and to ask is decided by ``sharing.policy.Policy``, and how long a token serves by
-``caching.cache.Held``: neither is copied here. What stands around them is modelled: DynamoDB, KMS, Cerberus, and when
-containers come, are used, and go. One role in one region, since roles have nothing in common.
+When to look, to claim, to wait and to ask is decided by ``sharing.policy.Policy``, how long a value serves by
+``caching.kept``, and when Cerberus is left alone by ``caching.breaker.Breaker``: none of them is copied here. What stands
+around them is modelled: DynamoDB, KMS, Cerberus, the flights of one container, and when containers come, are used, and go.
+One role in one region, since roles have nothing in common.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import simpy
 
-from cerberus_auth import CerberusError, CerberusUnavailable
-from cerberus_auth.authentication.token import Asked, Token, Wanted
-from cerberus_auth.caching.cache import Held
-from cerberus_auth.errors import RenewedElsewhere
+from cerberus_auth import CerberusError, CerberusUnavailable, deadline
+from cerberus_auth.authentication.token import usable_seconds
+from cerberus_auth.caching import breaker as breakers
+from cerberus_auth.caching.breaker import Breaker
+from cerberus_auth.caching.flight import Flight
+from cerberus_auth.caching.kept import DUE, FRESH, GONE, Kept, Lifetime
+from cerberus_auth.deadline import Moment, Pause
 from cerberus_auth.sharing.item import Item, StoreBusy, StoreFailure
 from cerberus_auth.sharing.policy import Policy
 
 START = 1_700_000_000.0  # the wall clock when the model's is 0
+ATTEMPTS = 3
 MARGIN_SECONDS = 60.0
-TIMEOUT_SECONDS = 10.0
-RENEWAL_SECONDS = 2.0
-RETRY_SECONDS = 4.0  # after a failure, callers come again; the cache's longest pause
-SUSPEND_SECONDS = 60.0  # a store that failed is left alone
+MAX_AGE_SECONDS, STALE_SECONDS = 300.0, 3600.0
+REST_SECONDS = 60.0  # a store that failed is left alone
+REFUSAL_SECONDS = 0.02  # a 503 comes at once
+TOKEN = "token"
 
 Operation = Generator[simpy.Event, Any, Any]
 
@@ -40,9 +48,11 @@ class Conditions:
     lease: float = 3600
     cerberus_seconds: float = 0.3
     cerberus_limit: float = 100
-    """Authentications that the service takes in a second; it answers 503 to the others."""
+    """Requests that the service takes in a second; it answers 503 to the others."""
+    timeout: float = 10
+    read_timeout: float = 5
     outage: tuple[float, float] = (0, 0)
-    """From when until when Cerberus does not answer."""
+    """From when until when Cerberus answers 503."""
     kms_seconds: float = 0.01
     kms_limit: float = 10_000
     """KMS quotas, "Request quotas": symmetric Decrypt in one region."""
@@ -68,6 +78,8 @@ class Fleet:
     """For how long each is used; 0 for one invocation."""
     gap: float = 10
     """Between two invocations of a container, on average."""
+    secrets: int = 1
+    """That each invocation reads."""
 
 
 @dataclass
@@ -76,214 +88,374 @@ class Outcome:
 
     containers: int
     authentications: int = 0
-    peak_second: int = 0
-    """Authentications in the busiest second, refused ones too."""
+    requests: list[float] = field(default_factory=list)
+    """When each request arrived at Cerberus: authentications and reads, refused ones too."""
     failures: int = 0
-    """Invocations without a token."""
+    """Reads without a secret."""
+    lost: int = 0
+    """Those of them by a container that had the secret before."""
     reads: int = 0
+    """Of the table."""
     writes: int = 0
     decrypts: int = 0
     throttled: int = 0
     waits: list[float] = field(default_factory=list)
-    """Seconds to the first token of each container that got one."""
+    """Seconds to the first secret of each container that got one."""
+    longest_wait: float = 0.0
+    """Of a read by a container that had the secret before."""
     asked_at: list[float] = field(default_factory=list)
+    """When authentications succeeded."""
 
     def wait(self, part: float) -> float:
-        """A quantile of the seconds to the first token."""
+        """A quantile of the seconds to the first secret."""
         ordered = sorted(self.waits)
         return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
+
+    def busiest(self, seconds: float) -> int:
+        """The most requests to Cerberus within so many seconds."""
+        most = first = 0
+        for last, moment in enumerate(self.requests):
+            while moment - self.requests[first] >= seconds:
+                first += 1
+            most = max(most, last - first + 1)
+        return most
+
+    def within(self, begin: float, end: float) -> int:
+        """The requests to Cerberus between two moments."""
+        return sum(begin <= moment < end for moment in self.requests)
 
 
 class Model:
     """One run."""
 
     def __init__(self, conditions: Conditions, fleet: Fleet, seed: int = 1) -> None:
-        self._conditions = conditions
-        self._fleet = fleet
-        self._random = Random(seed)
-        self._time = simpy.Environment()
-        self._item: Item | None = None
-        self._before: tuple[Item | None, float] = (None, 0.0)  # the item before, and until when it may be read
+        self.conditions = conditions
+        self.fleet = fleet
+        self.random = Random(seed)
+        self.time = simpy.Environment()
+        self._items: dict[str, Item | None] = defaultdict(lambda: None)
+        self._before: dict[str, tuple[Item | None, float]] = {}  # the item before, and until when it may be read
         self._used: dict[str, Counter[int]] = defaultdict(Counter)  # calls by service and second
         self.outcome = Outcome(len(fleet.arrivals))
 
     def run(self) -> Outcome:
         """To the end of the last container's life."""
-        self._time.process(self._arrive())
-        self._time.run()
-        self.outcome.peak_second = max(self._used["cerberus"].values(), default=0)
+        self.time.process(self._arrive())
+        with self._own_time():
+            self.time.run()
         return self.outcome
 
-    def _clock(self) -> float:
-        return START + self._time.now
+    @contextmanager
+    def _own_time(self) -> Iterator[None]:
+        """Have the package's clocks and jitter be those of the model."""
+        clock = SimpleNamespace(monotonic=lambda: self.time.now, time=self.clock)
+        with (
+            patch.object(deadline, "time", clock),
+            patch.object(breakers, "jitter", self.random.random),
+        ):
+            yield
+
+    def clock(self) -> float:
+        return START + self.time.now
 
     def _arrive(self) -> Operation:
-        for number, moment in enumerate(sorted(self._fleet.arrivals)):
-            if moment > self._time.now:
-                yield self._time.timeout(moment - self._time.now)
-            self._time.process(_Container(self, number).live())
+        for number, moment in enumerate(sorted(self.fleet.arrivals)):
+            if moment > self.time.now:
+                yield self.time.timeout(moment - self.time.now)
+            self.time.process(_Container(self, number).live())
 
     # What containers call. Each operation takes its time, and then takes effect.
 
-    def _is_over(self, service: str, limit: float) -> bool:
-        second = int(self._time.now)
+    def is_over(self, service: str, limit: float) -> bool:
+        second = int(self.time.now)
         self._used[service][second] += 1
         return self._used[service][second] > limit
 
     def _table_call(self, kind: str, limit: float) -> Operation:
-        conditions = self._conditions
-        if not conditions.table_works:
-            yield self._time.timeout(conditions.table_seconds)
+        if not self.conditions.table_works:
+            yield self.time.timeout(self.conditions.table_seconds)
             raise StoreFailure("the table is down")
-        yield self._time.timeout(conditions.table_seconds * (0.5 + self._random.expovariate(2)))
-        if self._is_over(kind, limit):
+        yield self.time.timeout(self.conditions.table_seconds * (0.5 + self.random.expovariate(2)))
+        if self.is_over(kind, limit):
             self.outcome.throttled += 1
             raise StoreBusy("throttled")
 
-    def get(self) -> Operation:
+    def get(self, name: str) -> Operation:
         """See ``Store``."""
         self.outcome.reads += 1
-        yield from self._table_call("reads", self._conditions.reads_limit)
-        before, until = self._before
-        return before if self._time.now < until and self._random.random() < 0.5 else self._item
+        yield from self._table_call("reads", self.conditions.reads_limit)
+        if name in self._before:
+            before, until = self._before[name]
+            if self.time.now < until and self.random.random() < 0.5:
+                return before
+        return self._items[name]
 
-    def swap(self, seen: Item | None, new: Item) -> Operation:
+    def swap(self, name: str, seen: Item | None, new: Item) -> Operation:
         """See ``Store``."""
         self.outcome.writes += 1
-        yield from self._table_call("writes", self._conditions.writes_limit)
-        if (self._item and self._item.version) == (seen and seen.version):
-            self._before = self._item, self._time.now + self._conditions.lag
-            self._item = new
-        return self._item
+        yield from self._table_call("writes", self.conditions.writes_limit)
+        item = self._items[name]
+        if (item and item.version) == (seen and seen.version):
+            self._before[name] = item, self.time.now + self.conditions.lag
+            self._items[name] = new
+        return self._items[name]
 
     def sleep(self, seconds: float) -> Operation:
         """Wait."""
-        yield self._time.timeout(seconds)
+        yield self.time.timeout(seconds)
 
     def decrypt(self) -> Operation:
         """A call of KMS."""
         self.outcome.decrypts += 1
-        yield self._time.timeout(self._conditions.kms_seconds)
-        while self._is_over("kms", self._conditions.kms_limit):
-            yield self._time.timeout(self._random.uniform(0.2, 0.8))  # the transport's pause
+        yield self.time.timeout(self.conditions.kms_seconds)
+        while self.is_over("kms", self.conditions.kms_limit):
+            yield self.time.timeout(self.random.uniform(0.2, 0.8))  # the transport's pause
 
-    def authenticate(self) -> Operation:
-        """An auth request, and the decryption of its answer."""
-        began = self._clock()
-        conditions = self._conditions
-        for attempt in (1, 2, 3):  # CERBERUS_MAX_ATTEMPTS
-            refused = self._is_over("cerberus", conditions.cerberus_limit)
-            if not refused and not conditions.outage[0] <= self._time.now < conditions.outage[1]:
-                yield self._time.timeout(conditions.cerberus_seconds)
-                self.outcome.authentications += 1
-                self.outcome.asked_at.append(self._time.now)
-                yield from self.decrypt()
-                return self.token(f"token-{self.outcome.authentications}", began)
-            yield self._time.timeout(self._random.uniform(0, 0.2 * 2**attempt))
-        raise CerberusUnavailable("no answer")
-
-    def token(self, value: str, asked_at: float) -> Token:
-        """A token with this lease, asked for then."""
-        asked = Asked()
-        asked.wall = asked_at
-        return Token(value, int(self._conditions.lease), asked, "arn:aws:iam::111111111111:role/web", "us-west-2")
+    def request(self, step: str, attempts: int, before_attempt: Callable[[], Operation]) -> Operation:
+        """A request to Cerberus, and again after a 503: returns the moment before the one that succeeded."""
+        conditions = self.conditions
+        for attempt in range(1, attempts + 1):
+            yield from before_attempt()
+            asked = self.clock()
+            self.outcome.requests.append(self.time.now)
+            refused = self.is_over("cerberus", conditions.cerberus_limit)
+            if not refused and not conditions.outage[0] <= self.time.now < conditions.outage[1]:
+                yield self.time.timeout(min(conditions.cerberus_seconds, conditions.read_timeout))
+                if conditions.cerberus_seconds < conditions.read_timeout:
+                    return asked
+            else:
+                yield self.time.timeout(REFUSAL_SECONDS)
+            if attempt < attempts:
+                yield self.time.timeout(self.random.uniform(0, 0.2 * 2**attempt))
+        error = CerberusUnavailable("no answer", status=503)
+        error.step = step
+        raise error
 
 
 class _Container:
+    """What one process does. Its values, failures and flights are by key: ``TOKEN``, or a secret's number."""
+
     def __init__(self, model: Model, number: int) -> None:
         self._model = model
         self._number = number
-        self._random = Random(model._random.getrandbits(64))
-        self._suspended_until = 0.0
-        self._policy = Policy(model._clock, model.sleep, self._random.random)
+        self._random = Random(model.random.getrandbits(64))
+        self._policy = Policy(model.clock, model.sleep, self._random.random)
+        self._breaker = Breaker()
         self._early = self._random.random()
+        self._kept: dict[str, Kept] = {}
+        self._failures: dict[str, tuple[Pause, int]] = {}
+        self._flights: dict[str, _Flight] = {}
+        self._rests_until = 0.0
         self._is_dead = False
 
     def live(self) -> Operation:
-        model, fleet = self._model, self._model._fleet
-        began = model._time.now
+        model, fleet = self._model, self._model.fleet
+        began = model.time.now
         end = began + fleet.life
-        held: Held | None = None
-        since = 0.0
+        names = [f"secret {number}" for number in range(fleet.secrets)]
         while True:
-            now = model._clock()
-            usable = held is not None and now < held.end_wall
-            try:
-                token = yield from self._token(Wanted(since=since, early=usable))
-            except RenewedElsewhere:
-                pause = self._random.uniform(0.125, RETRY_SECONDS)
-            except CerberusError:
-                if not usable:
-                    model.outcome.failures += 1
-                pause = self._random.uniform(RETRY_SECONDS / 2, RETRY_SECONDS)
-            else:
+            for name in names:
+                had, called = name in self._kept, model.time.now
+                value = yield from self._get(name)
                 if self._is_dead:
                     return
-                if held is None:
-                    model.outcome.waits.append(model._time.now - began)
-                held, since = Held(token, MARGIN_SECONDS, self._early), token.asked.wall
-                pause = max(0.0, held.fresh_wall - model._clock())
-            pause += self._random.expovariate(1 / fleet.gap)
-            if model._time.now + pause > end:
+                if value is None:
+                    model.outcome.failures += 1
+                    model.outcome.lost += had
+                elif had:
+                    model.outcome.longest_wait = max(model.outcome.longest_wait, model.time.now - called)
+                elif name == names[0]:
+                    model.outcome.waits.append(model.time.now - began)
+            pause = self._random.expovariate(1 / fleet.gap)
+            if model.time.now + pause > end:
                 return
-            yield model._time.timeout(pause)
+            yield model.time.timeout(pause)
 
-    def _token(self, wanted: Wanted) -> Operation:
+    def _get(self, key: str, within: _Flight | None = None) -> Operation:
+        """As ``Cache.get``: the value, or None."""
         model = self._model
-        if not model._conditions.has_table or model._time.now < self._suspended_until:
-            token = yield from model.authenticate()
-            return token
-        seconds = RENEWAL_SECONDS if wanted.early else TIMEOUT_SECONDS
+        kept = self._kept.get(key)
+        stage = GONE if kept is None else kept.stage()
+        if kept is not None and stage == FRESH:
+            return kept
+        usable = kept if stage < GONE else None
+        flight = self._flights.get(key)
+        starts = flight is None
+        if flight is None:
+            failure = self._failures.get(key)
+            attempts = 1 if usable is not None or failure is not None else ATTEMPTS
+            if within is not None and usable is None:
+                attempts = min(attempts, within.flight.deadline.attempts or ATTEMPTS)
+            flight = _Flight(model, Flight(model.conditions.timeout, attempts), 0.25 if failure else 2.0)
+            if failure is not None and failure[0].lasts():
+                return usable
+            if within is None and self._breaker.admit(flight.flight) is not None:
+                return usable
+            self._flights[key] = flight
+            work = self._work(key, flight, within is not None and usable is None)
+            if within is not None and usable is None:
+                yield from work
+                return self._kept.get(key) if flight.error is None else None
+            model.time.process(work)
+        if usable is None:
+            yield flight.signal | model.time.timeout(model.conditions.timeout)
+        elif starts or stage != DUE:
+            yield flight.signal | model.time.timeout(flight.patience)
+        kept = self._kept.get(key)
+        return kept if kept is not None and kept.stage() < GONE else None
+
+    def _work(self, key: str, flight: _Flight, admitted: bool) -> Operation:
+        error: CerberusError | None = None
+        try:
+            value = yield from self._fetch(key, flight, admitted)
+        except CerberusError as failure:
+            error = failure
+        if self._is_dead:
+            return
+        self._breaker.ended(flight.flight)
+        del self._flights[key]
+        if error is None:
+            self._keep(key, value)
+            self._failures.pop(key, None)
+        elif not self._breaker.failed(error, key, flight.flight) and error.step != "":
+            count = self._failures[key][1] if key in self._failures else 0
+            self._failures[key] = Pause(min(60.0, 5.0 * 2.0 ** min(count, 9))), count + 1
+        flight.error = error
+        flight.land()
+        for plan in flight.later:
+            yield from self._drive(plan)
+
+    def _keep(self, key: str, value: Kept) -> None:
+        held = self._kept.get(key)
+        if held is None or not value.asked.is_before(held.asked):
+            self._kept[key] = value
+
+    def _lifetime(self, key: str) -> Lifetime:
+        if key == TOKEN:
+            usable = usable_seconds(int(self._model.conditions.lease), MARGIN_SECONDS)
+            return Lifetime(usable * (1 - 0.2 * self._early), usable, usable)
+        return Lifetime(MAX_AGE_SECONDS * (1 - 0.1 * self._early), MAX_AGE_SECONDS, MAX_AGE_SECONDS + STALE_SECONDS)
+
+    def _fetch(self, key: str, flight: _Flight, admitted: bool) -> Operation:
+        model = self._model
+        if not model.conditions.has_table or model.time.now < self._rests_until:
+            value, _ = yield from self._ask(key, flight, _nothing, False)
+            return value
+        since = self._kept[TOKEN].asked.wall if key == TOKEN and TOKEN in self._kept else 0.0
+        store: Any = _Store(model, self, key)
+        breaker: Any = _Store(model, self, "breaker")
         # What the plan yields gives an operation here, where it gives an answer in the package: its driver sees to that.
-        calls: tuple[Any, ...] = (self._take, self._ask, self._failed)
-        store: Any = _Store(model, self)
-        plan = self._policy.plan(store, wanted, seconds, *calls)
+        calls: tuple[Any, ...] = (
+            partial(self._take, key, flight, since),
+            partial(self._ask, key, flight),
+            self._failed,
+            flight.later.append,
+        )
+        name = key.replace(" ", "")
+        claim_seconds = model.conditions.read_timeout + 1
+        left = flight.flight.deadline.remaining()
+        plan = self._policy.fetch(store, breaker, name, left, claim_seconds, *calls, admitted=admitted)
+        value = yield from self._drive(plan)
+        return value
+
+    def _drive(self, plan: Any) -> Operation:
         resume: Callable[[], Callable[[], Operation]] = partial(next, plan)
         while True:
             try:
                 call = resume()
             except StopIteration as done:
-                return done.value[0]
+                return done.value
             try:
                 resume = partial(plan.send, (yield from call()))
             except (StoreFailure, CerberusError) as error:
                 resume = partial(plan.throw, error)
             if self._is_dead:
-                return model.token("", 0)
+                return None
 
-    def _take(self, item: Item) -> Operation:
-        yield from self._model.decrypt()
-        return self._model.token(item.response, item.asked)
-
-    def _ask(self) -> Operation:
-        self._die("ask")
-        if self._is_dead:
-            yield self._model._time.timeout(0)
+    def _take(self, key: str, flight: _Flight, since: float, item: Item) -> Operation:
+        if item.asked <= since:
             return None
-        token = yield from self._model.authenticate()
-        return token, token.value
+        yield from self._model.decrypt()
+        value = Kept(item.response, Moment.at(item.asked), self._lifetime(key))
+        stage = value.stage()
+        if key == TOKEN:
+            return value if stage < GONE else None
+        if DUE <= stage < GONE:
+            self._keep(key, value)
+            flight.flight.deadline.attempts = 1
+            flight.land()
+        return value if stage == FRESH else None
+
+    def _ask(self, key: str, flight: _Flight, renew: Callable[[], Any], is_trial: bool) -> Operation:
+        model = self._model
+        self._is_dead = self._is_dead or model.conditions.dies(self._number, "ask")
+        if self._is_dead:
+            return None
+        if is_trial:
+            flight.flight.deadline.attempts = 1
+        attempts = flight.flight.deadline.attempts or ATTEMPTS
+        if key != TOKEN:
+            token = yield from self._get(TOKEN, flight)
+            if token is None:
+                error = CerberusUnavailable("no token")
+                error.step = "auth request"
+                raise error
+        step = "auth request" if key == TOKEN else "read"
+        asked = yield from model.request(step, attempts, lambda: self._drive(renew()))
+        if key == TOKEN:
+            model.outcome.authentications += 1
+            model.outcome.asked_at.append(model.time.now)
+            yield from model.decrypt()
+        self._breaker.answered()
+        life = self._lifetime(key)
+        value = Kept(f"{key} {len(model.outcome.requests)}", Moment.at(asked), life)
+
+        def make() -> Operation:
+            if key != TOKEN:
+                yield from model.decrypt()  # it seals, within the same quota
+            return Item(str(value.value), asked, asked + (model.conditions.lease if key == TOKEN else life.gone))
+
+        return value, make
 
     def _failed(self, failure: StoreFailure) -> Operation:
-        self._suspended_until = self._model._time.now + SUSPEND_SECONDS
-        yield self._model._time.timeout(0)
+        self._rests_until = self._model.time.now + REST_SECONDS
+        yield self._model.time.timeout(0)
 
-    def _die(self, step: str) -> None:
-        self._is_dead = self._is_dead or self._model._conditions.dies(self._number, step)
+    def dies(self, step: str) -> bool:
+        self._is_dead = self._is_dead or self._model.conditions.dies(self._number, step)
+        return self._is_dead
+
+
+class _Flight:
+    """The package's own, and who waits for it."""
+
+    def __init__(self, model: Model, flight: Flight, patience: float) -> None:
+        self.flight = flight
+        self.patience = patience
+        self.signal = model.time.event()
+        self.later: list[Any] = []
+        self.error: CerberusError | None = None
+
+    def land(self) -> None:
+        if not self.signal.triggered:
+            self.signal.succeed()
 
 
 class _Store:
-    """The table as one container sees it, which may end before it publishes."""
+    """An item of the table as one container sees it, which may end before it publishes."""
 
-    def __init__(self, model: Model, container: _Container) -> None:
+    def __init__(self, model: Model, container: _Container, name: str) -> None:
         self._model = model
         self._container = container
-        self.get = model.get
+        self._name = name
+        self.get = partial(model.get, name)
 
     def swap(self, seen: Item | None, new: Item) -> Operation:
-        if new.response and not new.claimed_until:
-            self._container._die("publish")
-        if self._container._is_dead:
-            yield self._model._time.timeout(0)
+        if new.response and not new.claimed_until and self._container.dies("publish"):
             return None
-        stored = yield from self._model.swap(seen, new)
+        stored = yield from self._model.swap(self._name, seen, new)
         return stored
+
+
+def _nothing() -> Iterator[Any]:
+    return iter(())

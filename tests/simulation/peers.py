@@ -14,16 +14,18 @@ class Peer:
 
     name: str
     calls: int
-    """At a time."""
+    """For each secret."""
+    authentications: int = 0
+    """At a time, beside them."""
     every: float | None = None
     """Seconds until it calls anew, while it is used; the lease, if none is given."""
 
 
 PEERS = (
-    Peer("cerberus-python-client, at module scope", 1),
-    Peer("boto3 + requests, at module scope", 1),
-    Peer("Powertools get_secret", 1, 300),  # max_age, its default
-    Peer("aws-secretsmanager-caching", 2, 3600),  # DescribeSecret and GetSecretValue; secret_refresh_interval
+    Peer("cerberus-python-client", 1, 1),
+    Peer("boto3 + requests", 1, 1),
+    Peer("Powertools", 1, every=300),  # max_age, its default
+    Peer("aws caching", 2, every=3600),  # DescribeSecret and GetSecretValue; secret_refresh_interval
 )
 
 
@@ -32,4 +34,5 @@ def calls(peer: Peer, fleet: Fleet, lease: float = 3600) -> tuple[int, int]:
     every = peer.every or lease
     turns = 1 + int(fleet.life // every)
     seconds = Counter(int(arrival + turn * every) for arrival in fleet.arrivals for turn in range(turns))
-    return peer.calls * turns * len(fleet.arrivals), peer.calls * max(seconds.values(), default=0)
+    at_a_time = peer.authentications + peer.calls * fleet.secrets
+    return at_a_time * turns * len(fleet.arrivals), at_a_time * max(seconds.values(), default=0)

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from benchmarks.plot import STYLE
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _RIGHT = 830, 420, 80, 70, 50, 210
+_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _RIGHT = 860, 420, 80, 70, 50, 260
 
 
 def trend(found: dict[str, dict[str, Any]]) -> str:
@@ -25,10 +25,10 @@ def trend(found: dict[str, dict[str, Any]]) -> str:
 
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="title">',
-        f'<title id="title">Authentications by the size of a fleet</title><style>{STYLE}',
-        "  polyline { fill: none; stroke-width: 3 } .a { stroke: #0969da } .b { stroke: #8c959f }</style>",
+        f'<title id="title">Authentications by the size of a fleet</title><style>{STYLE}</style>',
         '<text class="title" x="8" y="22">Authentications when a fleet starts</text>',
-        '<text class="small" x="8" y="42">bursts of a minute, the largest of ten; simulated, by powers of ten</text>',
+        '<text class="small" x="8" y="42">simulated: starts within a minute, the largest fleet within ten; each line ten '
+        "times the one before</text>",
     ]
     for power in range(decades + 1):
         at = y(10**power)
@@ -42,8 +42,8 @@ def trend(found: dict[str, dict[str, Any]]) -> str:
         drawn.append(f'<text class="small" x="{at:.1f}" y="{_HEIGHT - 28}" text-anchor="middle">{label}</text>')
     drawn.append(f'<text class="small" x="{_LEFT + inner_width / 2:.0f}" y="{_HEIGHT - 8}">containers</text>')
     lines = {
-        "a": ("cerberus-auth, table shared", [row["authentications"] for row in found.values()]),
-        "b": ("one for each container", [row["containers"] for row in found.values()]),
+        "ours": ("cerberus-auth, table shared", [row["authentications"] for row in found.values()]),
+        "other": ("one for each container", [row["containers"] for row in found.values()]),
     }
     for kind, (name, counts) in lines.items():
         points = [(x(row["containers"]), y(count)) for row, count in zip(found.values(), counts, strict=True)]

@@ -8,6 +8,7 @@ from random import Random
 from .model import Conditions, Fleet, Model, Outcome
 
 MINUTE, HOUR = 60.0, 3600.0
+TABLE_DOWN = "3,000 in a minute, the table down"
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,15 @@ class Scenario:
         return Model(self.conditions, self.fleet, seed).run()
 
 
-def within(seconds: float, count: int, life: float = 0, gap: float = 10) -> Fleet:
+def within(seconds: float, count: int, life: float = 0, gap: float = 10, secrets: int = 1) -> Fleet:
     """So many containers, each at a random moment."""
     random = Random(count)
-    return Fleet([random.uniform(0, seconds) for _ in range(count)], life, gap)
+    return Fleet([random.uniform(0, seconds) for _ in range(count)], life, gap, secrets)
 
 
-def at_once(count: int) -> Fleet:
+def at_once(count: int, secrets: int = 1) -> Fleet:
     """All in the same instant."""
-    return Fleet([0.0] * count)
+    return Fleet([0.0] * count, secrets=secrets)
 
 
 def trend(most: int) -> list[Scenario]:
@@ -46,30 +47,57 @@ def trend(most: int) -> list[Scenario]:
     ]
 
 
+def slow(seconds: float) -> Conditions:
+    """Cerberus takes so long; with timeouts that allow it."""
+    if seconds < 5:
+        return Conditions(cerberus_seconds=seconds)
+    return Conditions(cerberus_seconds=seconds, read_timeout=15, timeout=30)
+
+
+def hours() -> list[Scenario]:
+    """Fleets that are used for an hour or more: at most 100 requests reach Cerberus in any hour."""
+    used = [
+        *(
+            Scenario(f"{count:,} for 2 hours, 5 secrets", within(MINUTE, count, 2 * HOUR, MINUTE, 5))
+            for count in (10, 100, 1_000)
+        ),
+        Scenario("10,000 for an hour, 5 secrets", within(MINUTE, 10_000, HOUR, 2 * MINUTE, 5)),
+    ]
+    outage = Conditions(outage=(0.5 * HOUR, 1.25 * HOUR))
+    return [
+        Scenario("1,000 for 2 hours, 1 secret", within(MINUTE, 1_000, 2 * HOUR, MINUTE)),
+        *used,
+        *(
+            Scenario(
+                f"1,000 for 2 hours, 5 secrets, {seconds:g} s",
+                within(MINUTE, 1_000, 2 * HOUR, MINUTE, 5),
+                slow(seconds),
+            )
+            for seconds in (3, 4.5, 8)
+        ),
+        Scenario("100 for 2 hours, 5 secrets, 503 for 45 min", within(MINUTE, 100, 2 * HOUR, 10, 5), outage),
+        Scenario("1,000 for 2 hours, 5 secrets, 503 for 45 min", within(MINUTE, 1_000, 2 * HOUR, MINUTE, 5), outage),
+        Scenario("10,000 for 2 hours, 503 for 45 min", within(MINUTE, 10_000, 2 * HOUR, 4 * MINUTE), outage),
+    ]
+
+
 def others() -> list[Scenario]:
     """What else can happen to a fleet."""
-    steady = within(3 * HOUR, 108_000, life=15 * MINUTE, gap=MINUTE)
     return [
-        Scenario("200 in the same instant", at_once(200)),
-        Scenario("10,000 in the same instant", at_once(10_000)),
-        Scenario("10 a second for 3 hours, each used for 15 minutes", steady),
-        Scenario("10,000 in a minute, used for 3 hours", within(MINUTE, 10_000, life=3 * HOUR, gap=MINUTE)),
-        Scenario(
-            "1,000 in a minute, used for an hour, leases of 5 minutes",
-            within(MINUTE, 1_000, life=HOUR),
-            Conditions(lease=300),
+        *(
+            Scenario(f"150 in one instant, 5 secrets, {seconds:g} s", at_once(150, 5), slow(seconds))
+            for seconds in (0.3, 3, 4.5, 8)
         ),
+        Scenario("10,000 in one instant", at_once(10_000)),
+        Scenario("10 a second for an hour, each used for 15 min", within(HOUR, 36_000, 15 * MINUTE, MINUTE)),
+        Scenario("1,000 for an hour, leases of 5 min", within(MINUTE, 1_000, HOUR), Conditions(lease=300)),
         Scenario(
-            "10 a second for 45 minutes, Cerberus down after the first",
+            "10 a second for 45 min, 503 after the first",
             within(45 * MINUTE, 27_000),
             Conditions(outage=(MINUTE, HOUR)),
         ),
-        Scenario(
-            "10,000 in a minute, the first three who ask are killed",
-            within(MINUTE, 10_000),
-            Conditions(dies=_First(3)),
-        ),
-        Scenario("3,000 in a minute, the table down", within(MINUTE, 3_000), Conditions(table_works=False)),
+        Scenario("10,000 in a minute, the first 3 are killed", within(MINUTE, 10_000), Conditions(dies=_First(3))),
+        Scenario(TABLE_DOWN, within(MINUTE, 3_000), Conditions(table_works=False, cerberus_limit=1_000)),
     ]
 
 

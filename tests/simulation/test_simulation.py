@@ -5,37 +5,69 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from cerberus_auth.sharing.policy import WAIT_SECONDS
 from simulation import peers
 from simulation.model import Conditions, Fleet
-from simulation.scenarios import HOUR, MINUTE, Scenario, at_once, others, within
+from simulation.scenarios import HOUR, MINUTE, Scenario, at_once, hours, others, slow, trend, within
 
 TESTS = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(
-    "fleet", [at_once(10), at_once(200), at_once(2_000), within(MINUTE, 10), within(MINUTE, 2_000)]
-)
-def test_a_burst_authenticates_once(fleet: Fleet, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fleet", [at_once(10), at_once(200), within(MINUTE, 10), within(MINUTE, 1_000)])
+def test_a_burst_authenticates_once_and_reads_once(fleet: Fleet, seed: int) -> None:
     outcome = Scenario("a burst", fleet).run(seed)
-    assert outcome.authentications <= 3
+    assert outcome.authentications <= 2
+    assert len(outcome.requests) <= 4
     assert outcome.failures == 0
-    assert len(outcome.waits) == outcome.decrypts == len(fleet.arrivals)
-    assert outcome.wait(1) < WAIT_SECONDS + 2
+    assert len(outcome.waits) == len(fleet.arrivals)
+    assert outcome.wait(1) < 3
 
 
-def test_a_fleet_renews_once_a_lease() -> None:
-    outcome = Scenario("a day's work", within(MINUTE, 500, life=8 * HOUR, gap=MINUTE)).run()
+@pytest.mark.parametrize("seconds", [0.3, 3, 4.5, 8])
+def test_150_cold_containers_however_slow_cerberus_is(seconds: float) -> None:
+    fleet, conditions = at_once(150), replace(slow(seconds), timeout=30)
+    outcome = Scenario("slow", fleet, conditions).run()
+    assert outcome.authentications <= 5
+    assert len(outcome.requests) <= 10
     assert outcome.failures == 0
-    assert 8 <= outcome.authentications <= 12  # a lease is renewed between 0.8 and 1 of its usable life
-    apart = [later - earlier for earlier, later in zip(outcome.asked_at, outcome.asked_at[1:], strict=False)]
+    assert outcome.wait(1) < 2 * seconds + 3
+
+
+def test_a_fleet_stays_within_100_requests_an_hour() -> None:
+    outcome = Scenario("a morning", within(MINUTE, 100, life=4 * HOUR, gap=2 * MINUTE, secrets=5)).run()
+    assert outcome.failures == 0
+    assert outcome.busiest(HOUR) <= 100
+    assert 4 <= outcome.authentications <= 6  # a lease is renewed between 0.8 and 1 of its usable life
+    apart = [later - earlier for earlier, later in pairwise(outcome.asked_at)]
     assert min(apart) >= 0.8 * (3600 - 60)
+    assert outcome.longest_wait <= 1
+
+
+@pytest.mark.parametrize("seconds", [3, 4.5])
+def test_a_slow_cerberus_makes_nobody_fail(seconds: float) -> None:
+    fleet = within(MINUTE, 100, life=HOUR, gap=MINUTE, secrets=5)
+    outcome = Scenario("slow", fleet, replace(slow(seconds), timeout=30)).run()
+    assert outcome.failures == 0
+    assert outcome.busiest(HOUR) <= 100
+    assert outcome.longest_wait <= 2.1
+
+
+def test_in_an_outage_every_container_keeps_its_secrets() -> None:
+    """1,000 containers, 5 secrets, 503 for 45 minutes."""
+    fleet = within(MINUTE, 1_000, life=1.1 * HOUR, gap=5 * MINUTE, secrets=5)
+    begin, end = 10 * MINUTE, 55 * MINUTE
+    outcome = Scenario("an outage", fleet, Conditions(outage=(begin, end))).run()
+    assert outcome.failures == 0
+    assert outcome.within(begin, end) <= 100
+    assert outcome.busiest(HOUR) <= 100
+    assert outcome.longest_wait <= 2.1
+    assert outcome.within(end + 2 * MINUTE, 1.1 * HOUR) >= 5  # and it recovers
 
 
 def test_while_cerberus_is_down_the_table_serves() -> None:
@@ -47,7 +79,7 @@ def test_while_cerberus_is_down_the_table_serves() -> None:
 
 
 @pytest.mark.parametrize("step", ["ask", "publish"])
-def test_a_claimer_that_dies_holds_nobody_up_for_longer_than_its_claim(step: str) -> None:
+def test_a_killed_claimer_has_one_successor(step: str) -> None:
     dead: set[int] = set()
 
     def dies(number: int, at: str) -> bool:
@@ -55,17 +87,18 @@ def test_a_claimer_that_dies_holds_nobody_up_for_longer_than_its_claim(step: str
             dead.add(number)
         return number in dead
 
-    outcome = Scenario("a crash", at_once(100), Conditions(dies=dies)).run()
+    outcome = Scenario("a crash", at_once(100), Conditions(dies=dies, timeout=30)).run()
     assert len(outcome.waits) == 99
-    assert outcome.authentications <= 3
-    assert 2 < outcome.wait(1) < WAIT_SECONDS + 2
+    assert outcome.authentications <= 2
+    assert outcome.failures == 0
+    assert 5 < outcome.wait(1) < 16
 
 
 def test_a_table_that_is_down_costs_no_more_than_having_none() -> None:
     for conditions in (Conditions(table_works=False), Conditions(has_table=False)):
         outcome = Scenario("alone", within(MINUTE, 300), conditions).run()
         assert (outcome.authentications, outcome.failures) == (300, 0)
-        assert outcome.wait(1) < 1
+        assert outcome.wait(1) < 2
 
 
 def test_who_has_the_token_publishes_it_though_the_others_keep_the_table_busy() -> None:
@@ -84,19 +117,19 @@ def test_the_same_seed_gives_the_same_figures() -> None:
 def test_others_add_up() -> None:
     fleet = Fleet([0.0, 0.2, 30.5], life=HOUR)
     found = {peer.name: peers.calls(peer, fleet) for peer in peers.PEERS}
-    assert found["cerberus-python-client, at module scope"] == (6, 2)
-    assert found["aws-secretsmanager-caching"] == (12, 4)
-    assert found["Powertools get_secret"] == (39, 2)
+    assert found["cerberus-python-client"] == (12, 4)
+    assert found["aws caching"] == (12, 4)
+    assert found["Powertools"] == (39, 2)
 
 
 def test_every_scenario_has_a_name_of_its_own() -> None:
-    names = [scenario.name for scenario in others()]
+    names = [scenario.name for scenario in trend(10**6) + hours() + others()]
     assert len(set(names)) == len(names)
 
 
 def test_it_writes_what_readme_shows(tmp_path: Path) -> None:
     code = (
-        "import sys, simulation.__main__ as main; main.others = lambda: []; "
+        "import sys, simulation.__main__ as main; main.others = main.hours = lambda: []; "
         f"sys.argv = ['simulation', '--most', '100', '--no-processes', '--results', {str(tmp_path)!r}]; sys.exit(main.main())"
     )
     path = f"{TESTS}:{TESTS.parent / 'layer'}"
@@ -106,6 +139,7 @@ def test_it_writes_what_readme_shows(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     table = (tmp_path / "table.md").read_text()
     assert table in ended.stdout
-    assert "| 100 in a minute | 1 |" in table
+    assert "| 100 in a minute | 1 | 2 |" in table
+    assert max(map(len, table.splitlines())) <= 100
     drawn = " ".join(ElementTree.parse(tmp_path / "trend.svg").getroot().itertext())  # noqa: S314  (our own)
     assert "one for each container: 100" in drawn

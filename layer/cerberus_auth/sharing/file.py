@@ -16,6 +16,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from ..deadline import Deadline
+from ..http.transport import json_object
 from .item import Item, StoreFailure
 
 TYPE_CHECKING = False
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _MAX_BYTES = 1 << 16
+_LEAST_SECONDS = 0.2  # a publication goes on when the flight's time is up
 _LOCK_SECONDS = 1.0  # it is held for as long as a file is written
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last for what is no file: a pipe would hold us up
 
@@ -58,11 +60,7 @@ class FileStore:
             content = os.read(file, _MAX_BYTES)
         finally:
             os.close(file)
-        try:
-            fields = json.loads(content)
-        except (ValueError, RecursionError):
-            fields = None
-        return Item.read(fields if isinstance(fields, dict) else {})
+        return Item.read(json_object(content) or {})
 
     def _write(self, folder: int, item: Item) -> None:
         name = f"{self._name}.new"
@@ -76,8 +74,9 @@ class FileStore:
 
     @contextmanager
     def _locked(self, folder: int) -> Iterator[None]:
-        deadline = Deadline(min(_LOCK_SECONDS, self._deadline.remaining()))
+        deadline = Deadline(min(_LOCK_SECONDS, max(_LEAST_SECONDS, self._deadline.remaining())))
         lock = os.open(f"{self._name}.lock", os.O_RDWR | os.O_CREAT | _FLAGS, 0o600, dir_fd=folder)
+        _locks.add(lock)
         try:
             _check(lock, stat.S_ISREG)
             while True:
@@ -90,7 +89,24 @@ class FileStore:
                     time.sleep(0.002)
             yield
         finally:
+            if lock in _locks:  # not in a child, where it is closed
+                fcntl.flock(lock, fcntl.LOCK_UN)  # also for a child that is being forked at this moment
+                _locks.discard(lock)
+                os.close(lock)
+
+
+_locks: set[int] = set()  # descriptors under which this process holds locks, or waits for them
+
+
+def _close_locks() -> None:
+    """In a forked child: the copy of a descriptor would keep the lock when its holder is killed."""
+    for lock in _locks:
+        with suppress(OSError):
             os.close(lock)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_close_locks)
 
 
 @contextmanager

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from ..aws.calls import Aws
 
-_CALL_SECONDS = 1.5  # DynamoDB answers in a hundredth of that
-_NUMBERS = ("asked", "expires", "claimed_until")
+_CALL_SECONDS = 1.4  # DynamoDB answers in a hundredth of that; the first call of a small function takes a second
+_AGAIN_SECONDS = 0.6  # after a call without an answer
+_LEAST_SECONDS = 0.5
+_NUMBERS = ("asked", "claimed_until", "expires", "failures", "format", "paused_until")
 
 
 class TableStore:
@@ -29,6 +31,7 @@ class TableStore:
         self._principal = principal
         self._key = {"principal": {"S": principal}, "scope": {"S": scope}}
         self._deadline = deadline
+        self._was_slow = False
 
     def get(self) -> Item | None:
         """See ``Store``."""
@@ -54,11 +57,14 @@ class TableStore:
         return new
 
     def _call(self, action: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        # Of a caller who has little time, no more than half.
-        deadline = Deadline(min(_CALL_SECONDS, self._deadline.remaining() / 2))
+        # Of a flight that has little time, no more than half; yet a publication goes on when the flight's time is up.
+        seconds = _AGAIN_SECONDS if self._was_slow else _CALL_SECONDS
+        deadline = Deadline(min(seconds, max(_LEAST_SECONDS, self._deadline.remaining() / 2)))
         try:
             with self._deadline.step("shared cache"):
-                return self._aws.item(action, request, deadline)
+                answer = self._aws.item(action, request, deadline)
+            self._was_slow = False
+            return answer
         except AwsRefusal as refusal:
             if refusal.code == "ConditionalCheckFailedException":
                 raise _Beaten(refusal.item) from None
@@ -66,6 +72,7 @@ class TableStore:
                 raise StoreBusy(refusal.code) from None
             raise StoreFailure(self._advice(refusal)) from None
         except DeadlineExceeded:
+            self._was_slow = True
             raise StoreSlow(
                 f"no answer within {deadline.seconds:.3g} s: see the function's network path to DynamoDB"
             ) from None
@@ -75,10 +82,12 @@ class TableStore:
     def _advice(self, refusal: AwsRefusal) -> str:
         refused = f"{refusal.service} refuses ({refusal.code})"
         if refusal.code.startswith("AccessDenied"):
+            parts, region = self._principal.split(":"), refusal.service.rpartition(" ")[2]
+            partition, account = (parts[1], parts[4]) if len(parts) > 4 else ("*", "*")
             statement = {
                 "Effect": "Allow",
                 "Action": ["dynamodb:GetItem", "dynamodb:PutItem"],
-                "Resource": f"arn:<partition>:dynamodb:<region>:<account>:table/{self._table}",
+                "Resource": f"arn:{partition}:dynamodb:{region}:{account}:table/{self._table}",
                 "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [self._principal]}},
             }
             return f"{refused}: add to the function's role {json.dumps(statement)}"
