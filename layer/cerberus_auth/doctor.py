@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,10 +23,19 @@ from urllib.parse import SplitResult, urlsplit
 from ._version import __version__
 from .auth import CerberusAuth
 from .authentication.principal import role_arn
+from .authentication.wire import CLIENT_HEADERS, read_refusal
 from .aws.calls import AwsRefusal, connect, credentials_refused
 from .client import CerberusClient
 from .deadline import Deadline
-from .errors import AccessDenied, AuthenticationFailed, CerberusError, SecretNotFound
+from .errors import (
+    AccessDenied,
+    AuthenticationFailed,
+    BlockedAtEdge,
+    CerberusError,
+    ConfigurationError,
+    SecretNotFound,
+    TokenRefused,
+)
 from .http.proxy import proxy_for, proxy_url, tunnel_headers
 from .http.retry import reason
 from .http.transport import Transport
@@ -34,7 +44,9 @@ from .sharing.item import Item, StoreFailure
 from .sharing.table import TableStore
 
 if TYPE_CHECKING:
+    from .auth import LambdaContext
     from .aws.calls import Aws
+    from .http.transport import Response
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 
@@ -46,7 +58,15 @@ _DONE = {
     "auth request": "Cerberus knows the principal",
     "kms:Decrypt": "the answer is decrypted",
 }
-_NOT_SHARED = {"CERBERUS_SHARED_CACHE_TABLE": "", "CERBERUS_PREFETCH": "off", "CERBERUS_RENEWAL": "inline"}
+_BOXES_SHOWN = 20
+_NOT_SHARED = {
+    "CERBERUS_SHARED_CACHE_TABLE": "",
+    "CERBERUS_SHARED_CACHE_KEY": "",
+    "CERBERUS_PREFETCH": "off",
+    "CERBERUS_RENEWAL": "inline",
+}
+_UNKNOWN_ROLE = "<execution role>"  # in the advice of aws.temporary
+_LAYERS = "/opt/python"  # where Lambda unpacks them
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,8 @@ class Doctor:
         A secret to read with the token; by default one that is not there is asked for.
     tell
         Called with each finding as soon as it is there.
+    context
+        The handler's, where a function runs this: its timeout is checked.
     """
 
     def __init__(
@@ -102,7 +124,9 @@ class Doctor:
         environ: Mapping[str, str] | None = None,
         path: str = "",
         tell: Callable[[Finding], object] = lambda finding: None,
+        context: LambdaContext | None = None,
     ) -> None:
+        self._left = None if context is None else context.get_remaining_time_in_millis() / 1000
         self._environ = os.environ if environ is None else environ
         self._path = path
         self._tell = tell
@@ -113,12 +137,13 @@ class Doctor:
         """The findings, in the order of the steps."""
         settings = self._settings()
         if settings is not None:
+            self._runtime(settings)
             transport = Transport(settings)
             aws = self._credentials(settings, transport)
             try:
                 self._identity(settings, aws)
                 self._network(settings, transport)
-                self._authentication(settings, aws)
+                self._authentication(settings, transport, aws)
             finally:
                 transport.close()
                 if aws is not None:
@@ -161,14 +186,48 @@ class Doctor:
             step.said = f"{settings.url}, method {settings.auth_method}, as {who}, in {', '.join(settings.regions)}"
         return settings
 
+    def _runtime(self, settings: Settings) -> None:
+        with self._step("runtime") as step:
+            if "AWS_LAMBDA_FUNCTION_NAME" not in self._environ:
+                step.skipped, step.said = True, "this is not a Lambda function"
+                return
+            if os.path.isdir(_LAYERS) and _LAYERS not in sys.path:
+                hiding = self._environ.get("PYTHONPATH", "")
+                step.mend.append(":".join(filter(None, [f"PYTHONPATH={_LAYERS}", hiding])))
+                raise _Failed(
+                    f"PYTHONPATH hides {_LAYERS}: functions with it do not find the layer. Remove it, or add that"
+                )
+            if self._left is not None and self._left < settings.timeout:
+                raise _Failed(
+                    f"{self._left:.1f} s are left of the function's timeout, less than CERBERUS_TIMEOUT ({settings.timeout:g} "
+                    f"s): Lambda ends an invocation before an error is raised. Set Timeout to {settings.timeout + 5:g} s"
+                )
+            left = "" if self._left is None else f", {self._left:.1f} s are left"
+            step.said = f"Python {sys.version_info.major}.{sys.version_info.minor}{left}"
+
     def _credentials(self, settings: Settings, transport: Transport) -> Aws | None:
         aws: Aws | None = None
         with self._step("credentials") as step:
             aws = connect(settings, transport)
-            found = aws.credentials(settings.aws_region, Deadline(settings.timeout))
+            try:
+                found = aws.credentials(settings.aws_region, Deadline(settings.timeout))
+            except ConfigurationError as error:
+                if _UNKNOWN_ROLE not in str(error):
+                    raise
+                raise _Failed(str(error).replace(_UNKNOWN_ROLE, self._execution_role(settings, transport))) from None
             kind = "temporary" if found.session_token else "long-lived"
             step.said = f"{kind} credentials{' of the role assumed' * bool(settings.assume_role_arn)}"
         return aws
+
+    def _execution_role(self, settings: Settings, transport: Transport) -> str:
+        """The role that assumes ``CERBERUS_ASSUME_ROLE_ARN``, for the policy of that one."""
+        own = connect(Settings.from_env({**self._environ, "CERBERUS_ASSUME_ROLE_ARN": ""}), transport)
+        try:
+            return role_arn(own.caller_identity(settings.aws_region, Deadline(settings.timeout)))
+        except (CerberusError, AwsRefusal):
+            return _UNKNOWN_ROLE
+        finally:
+            own.close()
 
     def _identity(self, settings: Settings, aws: Aws | None) -> None:
         with self._step("identity", "credentials") as step:
@@ -233,12 +292,10 @@ class Doctor:
 
         with self._step("http", "dns tcp tls") as step:
             if not step.skipped:
-                answer = transport.request(
-                    "Cerberus", "GET", f"{settings.url}/", Deadline(settings.timeout), headers=lambda: {}
-                )
-                step.said = f"Cerberus' host answers ({answer.status})"
+                # Not `/`, which redirects to the dashboard.
+                step.said = _health(_get(settings, transport, "/healthcheck"), host) + _version(settings, transport)
 
-    def _authentication(self, settings: Settings, aws: Aws | None) -> None:
+    def _authentication(self, settings: Settings, transport: Transport, aws: Aws | None) -> None:
         """From here on by the package itself, as a function does it; without what a fleet shares."""
         needs = "credentials dns tcp tls http"
         environment = {name: value for name, value in self._environ.items() if name != "AWS_LAMBDA_MAX_CONCURRENCY"}
@@ -273,7 +330,8 @@ class Doctor:
                     step.said = _DONE[name] if name in spent else "not by this method"
         try:
             self._use(auth)
-            self._table(settings, done.principal if done else "", aws)
+            self._boxes(settings, transport, auth)
+            self._sharing(settings, done.principal if done else "", aws)
         finally:
             auth.close()
 
@@ -288,16 +346,127 @@ class Doctor:
                 if self._path:
                     raise
                 step.said = "Cerberus takes the token"
+            except TokenRefused:
+                self._failed.add("token")
+                raise
 
-    def _table(self, settings: Settings, principal: str, aws: Aws | None) -> None:
+    def _boxes(self, settings: Settings, transport: Transport, auth: CerberusAuth) -> None:
+        """Show what this principal may read, which explains most reads that fail."""
+        with self._step("boxes", "credentials dns tcp tls http auth token") as step:
+            if step.skipped:
+                return
+            response = _get(settings, transport, "/v2/safe-deposit-box", auth.token())
+            boxes = _json(response)
+            if response.status != 200 or not isinstance(boxes, list):
+                raise _Failed(
+                    f"Cerberus returned {response.status} for the list of safe deposit boxes. Check its log for the reason."
+                )
+            found = sorted(
+                path.strip("/")
+                for box in boxes
+                if isinstance(box, dict) and isinstance(path := box.get("path"), str) and path.isprintable()
+            )
+            more = f" and {len(found) - _BOXES_SHOWN} more" if len(found) > _BOXES_SHOWN else ""
+            step.said = f"this principal can read {', '.join(found[:_BOXES_SHOWN]) or 'no safe deposit box'}{more}"
+
+    def _sharing(self, settings: Settings, principal: str, aws: Aws | None) -> None:
+        owner = principal or next(iter(settings.iam_role_arns), "") or settings.assume_role_arn
         with self._step("shared table", "credentials") as step:
             if not settings.shared_cache_table:
                 step.skipped, step.said = True, "CERBERUS_SHARED_CACHE_TABLE is not set"
             elif not step.skipped and aws is not None:
-                owner = principal or next(iter(settings.iam_role_arns), "") or settings.assume_role_arn
                 store = TableStore(aws, settings.shared_cache_table, owner, "doctor", Deadline(settings.timeout))
-                store.swap(store.get(), Item("", 0, time.time() + 60))
+                store.swap(store.get(), Item(expires=time.time() + 60))
                 step.said = f"{settings.shared_cache_table} can be read and written"
+        with self._step("shared key", "credentials") as step:
+            key = settings.shared_cache_key
+            if not key:
+                step.skipped, step.said = True, "CERBERUS_SHARED_CACHE_KEY is not set"
+            elif not step.skipped and aws is not None:
+                context = {"url": settings.url, "principal": owner, "path": "doctor"}
+                try:
+                    sealed = aws.seal(b"doctor", key, context, Deadline(settings.timeout))
+                    aws.unseal(sealed, key, context, Deadline(settings.timeout))
+                except AwsRefusal as refusal:
+                    if credentials_refused(refusal):
+                        raise
+                    raise _Failed(_sealing_advice(refusal, key, owner)) from None
+                step.said = "it seals and opens"
+
+
+def _sealing_advice(refusal: AwsRefusal, key: str, principal: str) -> str:
+    if not refusal.code.startswith("AccessDenied"):
+        return f"{refusal.service} cannot use CERBERUS_SHARED_CACHE_KEY ({refusal.code}). Check that the key is enabled"
+    statement = {
+        "Effect": "Allow",
+        "Action": ["kms:Encrypt", "kms:Decrypt"],
+        "Resource": key,
+        "Condition": {"StringEquals": {"kms:EncryptionContext:principal": principal}},
+    }
+    return (
+        f"{refusal.service} refuses ({refusal.code}). Add to the function's role, unless the key's own policy allows it: "
+        f"{json.dumps(statement)}"
+    )
+
+
+def _get(settings: Settings, transport: Transport, path: str, token: str = "") -> Response:
+    """Send one GET request to Cerberus, and return the answer whatever its status is."""
+    headers = {**CLIENT_HEADERS, "X-Cerberus-Token": token} if token else CLIENT_HEADERS
+    return transport.request(
+        "Cerberus",
+        "GET",
+        settings.url + path,
+        Deadline(settings.timeout),
+        headers=lambda: headers,
+        transient=lambda response: "",
+    )
+
+
+def _json(response: Response) -> Any:
+    try:
+        return json.loads(response.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _health(response: Response, host: str) -> str:
+    """Tell what an answer to ``/healthcheck`` says. Any answer proves that the host is there.
+
+    Raises
+    ------
+    BlockedAtEdge
+        A firewall in front of it blocks the request.
+    _Failed
+        Cerberus is down, or what is in front of it has no Cerberus to pass the request to.
+    """
+    fields = _json(response)
+    status = fields.get("status") if isinstance(fields, dict) else None
+    if status == "UP":
+        return "Cerberus is up"
+    if status == "DOWN":
+        raise _Failed(
+            f"Cerberus reports DOWN ({response.status}): its database is unavailable. Until it is back, Cerberus rejects "
+            f"every token and every authentication. Tell the operator of Cerberus."
+        )
+    if isinstance(refusal := read_refusal(response, "/healthcheck"), BlockedAtEdge):
+        raise refusal
+    if response.status >= 500:
+        raise _Failed(
+            f"{host} returned {response.status}, not in the format of Cerberus: a load balancer without a healthy "
+            f"instance, or a proxy. Tell the operator of Cerberus."
+        )
+    return f"{host} answers ({response.status}), but not with the health of a Cerberus: check the host in CERBERUS_URL"
+
+
+def _version(settings: Settings, transport: Transport) -> str:
+    """The version of the service, for the end of a sentence; empty where it does not say."""
+    try:
+        fields = _json(_get(settings, transport, "/info"))
+    except CerberusError:
+        return ""
+    build = fields.get("build") if isinstance(fields, dict) else None
+    version = build.get("version") if isinstance(build, dict) else None
+    return f", version {version}" if isinstance(version, str) and re.fullmatch(r"[\w.+-]{1,40}", version) else ""
 
 
 def _handshake(host: str, port: int, transport: Transport, proxy: SplitResult | None, timeout: float) -> str:
@@ -316,6 +485,7 @@ def _handshake(host: str, port: int, transport: Transport, proxy: SplitResult | 
             proxy.hostname or "", proxy.port or 80, timeout=timeout, context=context
         )
         connection.set_tunnel(host, port, tunnel_headers(proxy))
+    connection.set_debuglevel(0)  # whoever sets that of http.client's class has the proxy's password printed
     try:
         connection.connect()
         version = connection.sock.version() if isinstance(connection.sock, ssl.SSLSocket) else "TLS"

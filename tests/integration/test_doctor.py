@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import socket
 import subprocess
@@ -12,13 +14,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import cerberus_auth
 from cerberus_auth.doctor import FAILED, Doctor, Finding, line, report
-from cerberus_auth.testing.http_server import Fault
+from cerberus_auth.testing.http_server import Fault, Response, Server
 from integration.function import Function
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, decrypt_statement, share_statement
 
 STEPS = [
     "settings",
+    "runtime",
     "credentials",
     "identity",
     "dns",
@@ -28,7 +32,9 @@ STEPS = [
     "auth request",
     "kms:Decrypt",
     "token use",
+    "boxes",
     "shared table",
+    "shared key",
 ]
 OTHER_ROLE = "arn:aws:iam::111111111111:role/web"
 POLICY_OF_NOTHING = {"Effect": "Allow", "Action": "s3:ListAllMyBuckets", "Resource": "*"}
@@ -77,9 +83,29 @@ def no_method(function: Function) -> None:
     function.stack.cerberus.kms_enabled = function.stack.cerberus.sts_enabled = False
 
 
+def no_database(function: Function) -> None:
+    function.during(function.stack.cerberus.database_down())
+
+
 def a_table(function: Function) -> None:
     function.stack.create_table()
     function.configure(CERBERUS_SHARED_CACHE_TABLE=TABLE)
+
+
+def a_key(*actions: str) -> Callable[[Function], None]:
+    """A table that can be used, and a key with which the role may do only this."""
+
+    def arrange(function: Function) -> None:
+        a_table(function)
+        kms = function.stack.aws.client("kms", function.stack.aws.account_credentials("111111111111"))
+        key = kms.create_key()["KeyMetadata"]["Arn"]
+        kms.close()
+        condition = {"StringEquals": {"kms:EncryptionContext:principal": ROLE}}
+        sealing = {"Effect": "Allow", "Action": list(actions), "Resource": key, "Condition": condition}
+        policy(decrypt_statement(), share_statement(ROLE), sealing)(function)
+        function.configure(CERBERUS_SHARED_CACHE_KEY=key)
+
+    return arrange
 
 
 def no_table(function: Function) -> None:
@@ -103,6 +129,12 @@ BROKEN = {
         setting(CERBERUS_IAM_ROLE_ARN=OTHER_ROLE),
         mend=f"CERBERUS_IAM_ROLE_ARN={ROLE}",
     ),
+    "a role that it may not assume": Broken(
+        "credentials",
+        "does not let the function assume",
+        setting(CERBERUS_ASSUME_ROLE_ARN=OTHER_ROLE, CERBERUS_IAM_ROLE_ARN=None),
+        mend=f'"AWS": "{ROLE}"',
+    ),
     "a host that is none": Broken(
         "dns", "nowhere.invalid has no address", setting(CERBERUS_URL="https://nowhere.invalid")
     ),
@@ -115,35 +147,112 @@ BROKEN = {
     "an authority that nobody knows": Broken(
         "tls", "set AWS_CA_BUNDLE", setting(AWS_CA_BUNDLE=None, REQUESTS_CA_BUNDLE=None)
     ),
-    "a service that fails": Broken("http", "it answered 503", everything_answers(Fault.status(503))),
+    "a service that fails": Broken("http", "returned 503", everything_answers(Fault.html(503))),
+    "a service without its database": Broken("http", "Cerberus reports DOWN (503)", no_database),
+    "a firewall that blocks this address": Broken(
+        "http", "BlockedAtEdge: A firewall in front of Cerberus rejected", everything_answers(Fault.html(403))
+    ),
+    "a firewall that counts requests": Broken(
+        "http", "(429 without Cerberus' error body)", everything_answers(Fault.status(429))
+    ),
     "a service that has moved": Broken(
         "http", "redirects", everything_answers(Fault.status(302, headers={"Location": "https://other.example.com/"}))
     ),
     "a principal in no box": Broken(
         "auth request", f"{ROLE} in us-west-2 (400, code 99216)", lambda function: function.stack.cerberus.deny(ROLE)
     ),
-    "a region that is none": Broken("auth request", "see CERBERUS_REGION", setting(CERBERUS_REGION="us-west-9")),
-    "no method switched on": Broken("auth request", "switched off", no_method),
+    "a region that is none": Broken(
+        "auth request", "Set CERBERUS_REGION", setting(CERBERUS_REGION="us-west-9", CERBERUS_AUTH_METHOD="kms")
+    ),
+    "no method switched on": Broken("auth request", "authentication is disabled", no_method),
     "a policy without kms:Decrypt": Broken(
         "kms:Decrypt", "do not let it decrypt", policy(POLICY_OF_NOTHING), mend='"Action": "kms:Decrypt"'
     ),
     "a role that was made again": Broken("kms:Decrypt", "within five minutes", the_role_was_made_again),
     "a key of another account": Broken(
-        "kms:Decrypt", "not of CERBERUS_KMS_ACCOUNT_ID", setting(CERBERUS_KMS_ACCOUNT_ID="333333333333")
+        "kms:Decrypt", "but CERBERUS_KMS_ACCOUNT_ID is", setting(CERBERUS_KMS_ACCOUNT_ID="333333333333")
     ),
     "KMS out of reach": Broken(
         "kms:Decrypt", "KMS in us-west-2 is unavailable", setting(AWS_ENDPOINT_URL_KMS="https://localhost:1")
     ),
     "a token that has ended": Broken(
-        "token use", "Cerberus refuses CERBERUS_TOKEN", setting(CERBERUS_TOKEN="of-yesterday-and-over")
+        "token use", "Cerberus rejected CERBERUS_TOKEN", setting(CERBERUS_TOKEN="of-yesterday-and-over")
     ),
     "a table that is not there": Broken(
         "shared table",
         "ResourceNotFoundException",
         no_table,
     ),
-    "a table that it may not use": Broken("shared table", "AccessDenied", a_table, mend='"dynamodb:PutItem"'),
+    "a table that it may not use": Broken(
+        "shared table",
+        "AccessDenied",
+        a_table,
+        mend=f'"Resource": "arn:aws:dynamodb:us-west-2:111111111111:table/{TABLE}"',
+    ),
+    "a key that it may not seal with": Broken(
+        "shared key", "AccessDenied", a_key("kms:Decrypt"), mend=f'"kms:EncryptionContext:principal": "{ROLE}"'
+    ),
+    "a key that it may not open with": Broken("shared key", "AccessDenied", a_key("kms:Encrypt"), mend='"kms:Decrypt"'),
 }
+
+
+class Left(NamedTuple):
+    """A handler's context."""
+
+    milliseconds: int
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.milliseconds
+
+
+def test_a_policy_that_it_says_to_add_mends_the_step(function: Function) -> None:
+    """As it stands, without anything to fill in."""
+    a_key("kms:DescribeKey")(function)
+    found: dict[str, Finding] = {}
+    statements = [decrypt_statement()]
+    for step in ("shared table", "shared key"):
+        policy(*statements, POLICY_OF_NOTHING)(function)
+        found = {each.step: each for each in Doctor().examine()}
+        assert found[step].status == FAILED
+        statements += map(json.loads, found[step].mend)
+    policy(*statements)(function)
+    assert FAILED not in [each.status for each in Doctor().examine()]
+    assert "<" not in json.dumps(statements)
+
+
+def test_a_timeout_of_the_function_that_is_too_short(function: Function) -> None:
+    function.configure(AWS_LAMBDA_FUNCTION_NAME="diagnose")
+    (failed,) = [each for each in Doctor(context=Left(2_900)).examine() if each.status == FAILED]
+    assert (failed.step, failed.said[:12]) == ("runtime", "2.9 s are le")
+    assert "CERBERUS_TIMEOUT (10 s)" in failed.said
+
+
+def test_a_pythonpath_that_hides_the_layers(
+    function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function.configure(AWS_LAMBDA_FUNCTION_NAME="diagnose", PYTHONPATH="/var/task/lib")
+    monkeypatch.setattr(cerberus_auth.doctor, "_LAYERS", str(tmp_path))
+    (failed,) = [each for each in Doctor().examine() if each.status == FAILED]
+    assert (failed.step, failed.mend) == ("runtime", (f"PYTHONPATH={tmp_path}:/var/task/lib",))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert FAILED not in [each.status for each in Doctor().examine()]
+
+
+@pytest.mark.parametrize("status", [407, 200])
+def test_http_clients_debug_switch_prints_no_password_of_a_proxy(
+    status: int, function: Function, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    with Server(lambda request: Response(status)) as proxy:
+        secret = "password-of-the-proxy"
+        function.configure(
+            HTTPS_PROXY=f"http://user:{secret}@127.0.0.1:{proxy.port}", CERBERUS_URL="https://cerberus.example.com"
+        )
+        findings = {each.step: each for each in Doctor().examine()}
+    assert findings["tls"].status == FAILED
+    out = "".join(capfd.readouterr())
+    assert base64.b64encode(f"user:{secret}".encode()).decode() not in out
+    assert secret not in out
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -166,11 +275,14 @@ def test_a_broken_set_up(name: str, function: Function) -> None:
 
 
 def test_all_is_well(function: Function) -> None:
-    policy(decrypt_statement(), share_statement(ROLE))(function)
-    a_table(function)
-    findings = Doctor(path=SECRET_PATH).examine()
+    a_key("kms:Encrypt", "kms:Decrypt")(function)
+    function.configure(AWS_LAMBDA_FUNCTION_NAME="diagnose")
+    findings = Doctor(path=SECRET_PATH, context=Left(15_000)).examine()
     assert [(each.step, each.status) for each in findings] == [(step, "ok") for step in STEPS]
-    assert findings[-2].said == f"read {SECRET_PATH}: 2 keys"
+    said = {each.step: each.said for each in findings}
+    assert said["http"] == "Cerberus is up, version 4.13.0"
+    assert said["token use"] == f"read {SECRET_PATH}: 2 keys"
+    assert said["boxes"] == "this principal can read app/orders"
     assert report(findings)["ok"]
     assert not function.secrets_in(json.dumps(report(findings)))
 
@@ -182,11 +294,48 @@ def test_it_asks_anew_each_time_and_shares_nothing(function: Function) -> None:
     assert function.authentications == 3
 
 
-@pytest.mark.parametrize(("path", "said"), [("web/other/db", "AccessDenied"), ("app/orders/no", "SecretNotFound")])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("web/shop/db", "AccessDenied"), ("web/other/db", "SecretNotFound"), ("app/orders/no", "SecretNotFound")],
+)
 def test_a_secret_that_cannot_be_read(function: Function, path: str, said: str) -> None:
-    failed = [each for each in Doctor(path=path).examine() if each.status == FAILED]
+    function.stack.cerberus.put_secret("web/shop/db", {"password": "not for this principal"})
+    function.stack.cerberus.grant(ROLE, "web/reports")
+    findings = Doctor(path=path).examine()
+    failed = [each for each in findings if each.status == FAILED]
     assert [each.step for each in failed] == ["token use"]
     assert failed[0].said.startswith(said)
+    said_of = {each.step: each.said for each in findings}
+    assert said_of["boxes"] == "this principal can read app/orders, web/reports"
+
+
+def test_many_boxes(function: Function) -> None:
+    for number in range(25):
+        function.stack.cerberus.grant(ROLE, f"app/box{number:02}")
+    (boxes,) = [each for each in Doctor().examine() if each.step == "boxes"]
+    assert boxes.said.endswith("app/box19 and 6 more")
+
+
+def test_a_list_of_boxes_that_does_not_come(function: Function) -> None:
+    function.stack.cerberus.server.faults.add(
+        Fault.html(200), lambda request: request.path == "/v2/safe-deposit-box", times=None
+    )
+    findings = {each.step: each for each in Doctor().examine()}
+    assert (findings["boxes"].status, findings["token use"].status) == (FAILED, "ok")
+    assert "Cerberus returned 200 for the list of safe deposit boxes" in findings["boxes"].said
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.status(404), Fault.html(200), Fault.status(200, b'{"build": {"version": "\\u001b[2J"}}')]
+)
+def test_any_answer_proves_the_host(function: Function, fault: Fault) -> None:
+    """As from a service that is older, or one behind a proxy that lets only its API through."""
+    faults = function.stack.cerberus.server.faults
+    faults.add(fault, lambda request: request.path in ("/healthcheck", "/info"), times=None)
+    findings = {each.step: each for each in Doctor().examine()}
+    assert FAILED not in [each.status for each in findings.values()]
+    assert findings["http"].said.endswith("but not with the health of a Cerberus: check the host in CERBERUS_URL")
+    assert findings["token use"].status == "ok"
 
 
 def test_sts_needs_no_decryption(function: Function) -> None:

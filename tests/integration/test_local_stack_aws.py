@@ -795,10 +795,24 @@ class TestPolicies:
         context = {"aws__requestedregion": "us-west-2", "kms__encryptioncontextkeys": "a b"}
         assert self.verdict(allow(Condition=condition), **context) is Verdict.IMPLICIT_DENY
 
+    @pytest.mark.parametrize("quantifier", ["", "ForAllValues:"])
+    def test_a_policy_variable_stands_for_the_caller(self, quantifier: str) -> None:
+        condition = {f"{quantifier}StringEquals": {"a:owner": ["${aws:PrincipalArn}"]}}
+        context = {"aws__principalarn": ROLE}
+        assert self.verdict(allow(Condition=condition), a__owner=ROLE, **context) is Verdict.ALLOW
+        assert self.verdict(allow(Condition=condition), a__owner=ROLE + "2", **context) is Verdict.IMPLICIT_DENY
+        for owner in (ROLE, "${aws:PrincipalArn}"):  # the variable has no value, and is not that text
+            assert self.verdict(allow(Condition=condition), a__owner=owner) is Verdict.IMPLICIT_DENY
+
     @pytest.mark.parametrize(
         "document",
         [
             "not json",
+            {"Statement": allow(Condition={"StringEquals": {"a:b": "${aws:PrincipalArn}"}})},  # an older version: text
+            policy(allow(Condition={"StringLike": {"a:b": "${aws:PrincipalArn}"}})),
+            policy(allow(Condition={"StringEquals": {"a:b": "x${aws:PrincipalArn}"}})),
+            policy(allow(Condition={"Null": {"a:b": "${aws:PrincipalArn}"}})),
+            policy(allow(resource="arn:aws:kms:*:222222222222:key/${aws:PrincipalArn}")),
             "[]",
             "{}",
             policy({"Effect": "Perhaps", "Action": "*", "Resource": "*"}),

@@ -217,9 +217,10 @@ class TestKmsAuthentication:
             ({"iam_principal_arn": "", "region": REGION}, (400, 99996)),
             ({"iam_principal_arn": "arn:aws-us-gov:iam::111111111111:role/web", "region": REGION}, (400, 99996)),
             ({"iam_principal_arn": "arn:aws:iam::111111111111:group/web", "region": REGION}, (400, 99996)),
-            ({"region": REGION}, (400, 99996)),
-            (["not", "an", "object"], (400, 99229)),
-            ({"iam_principal_arn": ROLE, "region": "us-wset-2"}, (400, 99215)),
+            ({"region": REGION}, (500, 10)),
+            (["not", "an", "object"], (500, 10)),
+            ({"iam_principal_arn": ROLE, "region": "us-wset-2"}, (400, 99229)),
+            ({"iam_principal_arn": ROLE, "region": "ca-west-1"}, (400, 99229)),
             ({"iam_principal_arn": ROLE, "region": " "}, (400, 99229)),
             ({"iam_principal_arn": ROLE}, (400, 99229)),
         ],
@@ -230,11 +231,11 @@ class TestKmsAuthentication:
     def test_partitions_are_switched_off_one_by_one(self, client: Client, cerberus: Cerberus) -> None:
         chinese = "arn:aws-cn:iam::111111111111:role/web"
         cerberus.partitions = {"aws-cn"}
-        assert error_of(client.ask(ROLE)) == (401, 99244)
+        assert error_of(client.ask(ROLE)) == (401, 99245)
         assert error_of(client.ask(chinese)) == (400, 99216)
         cerberus.partitions = {"aws"}
         assert client.ask(ROLE).status_code == 200
-        assert error_of(client.ask(chinese)) == (401, 99245)
+        assert error_of(client.ask(chinese)) == (401, 99244)
 
     def test_switched_off(self, client: Client, cerberus: Cerberus) -> None:
         v1_body = {"account_id": "111111111111", "role_name": "web", "region": REGION}
@@ -244,7 +245,10 @@ class TestKmsAuthentication:
         cerberus.v1_enabled, cerberus.kms_enabled = True, False
         for response in (client.ask(), client.request("POST", KMS_V1, json=v1_body)):
             assert response.status_code == 404
-            assert response.headers["Content-Type"].startswith("text/html")
+            assert response.headers["Content-Type"] == "application/json"
+            assert set(response.json()) == {"timestamp", "status", "error", "path"}
+        page = client.request("POST", KMS_V1, json=v1_body, headers={"Accept": "text/html"})
+        assert (page.status_code, page.headers["Content-Type"]) == (404, "text/html;charset=UTF-8")
 
     def test_answers_are_cached_and_outlive_revocation(self, client: Client, cerberus: Cerberus) -> None:
         cerberus.kms_cache_seconds = 60
@@ -297,9 +301,9 @@ class TestKmsAuthentication:
 
     def test_when_kms_fails(self, client: Client, cerberus: Cerberus, aws: Aws) -> None:
         aws.disable_key(cerberus.key_arn(ROLE, REGION))
-        assert error_of(client.ask()) == (500, 99223)
+        assert error_of(client.ask()) == (500, 99998)
         aws.server.faults.add(Fault.reset())
-        assert error_of(client.ask(region="eu-west-1")) == (500, 99223)
+        assert error_of(client.ask(region="eu-west-1")) == (500, 99998)
         assert cerberus.authentications == 0
 
     def test_a_role_made_again_waits_for_the_check_of_key_policies(
@@ -335,11 +339,22 @@ class TestStsAuthentication:
         assert (aws.calls[-1].action, aws.calls[-1].region) == ("GetCallerIdentity", "eu-west-1")
 
     @pytest.mark.parametrize(
-        "more", [{"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}, {"X-Cerberus-Client": "a/1"}]
+        "more", [{"Content-Type": "application/x-www-form-urlencoded"}, {"X-Cerberus-Client": "a/1"}]
     )
     def test_a_signature_over_more_headers_cannot_match(self, client: Client, aws: Aws, more: dict[str, str]) -> None:
         headers = client.sign(aws.assume(ROLE), more=more)
         assert error_of(client.request("POST", STS, headers=headers)) == (400, 99237)
+
+    def test_a_signature_over_the_content_type_that_the_service_sends_matches(self, client: Client, aws: Aws) -> None:
+        content_type = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+        headers = client.sign(aws.assume(ROLE), more=content_type)
+        assert "content-type;" in headers["Authorization"]
+        assert client.request("POST", STS, headers=headers).status_code == 200
+
+    @pytest.mark.parametrize("region", ["il-central-1", "mx-central-1", "us-wset-2"])
+    def test_a_region_that_the_service_does_not_know(self, client: Client, aws: Aws, region: str) -> None:
+        headers = client.sign(aws.assume(ROLE), region)
+        assert error_of(client.request("POST", STS, headers=headers)) == (400, 99999)
 
     @pytest.mark.parametrize("host", ["sts.amazonaws.com", "localhost", "sts-fips.us-west-2.amazonaws.com"])
     def test_a_signature_for_another_host_cannot_match(self, client: Client, aws: Aws, host: str) -> None:
@@ -367,7 +382,7 @@ class TestStsAuthentication:
 
     def test_no_signature_at_all(self, client: Client) -> None:
         headers = {"Authorization": "Bearer x", "X-Amz-Date": "20260101T000000Z"}
-        assert error_of(client.request("POST", STS, headers=headers)) == (400, 99237)
+        assert error_of(client.request("POST", STS, headers=headers)) == (400, 99999)
 
     def test_not_granted(self, client: Client, aws: Aws) -> None:
         headers = client.sign(aws.assume(ROLE_WITH_PATH))
@@ -382,7 +397,7 @@ class TestStsAuthentication:
         cerberus.sts_enabled = False
         response = client.request("POST", STS, headers=client.sign(aws.assume(ROLE)))
         assert response.status_code == 404
-        assert response.headers["Content-Type"].startswith("text/html")
+        assert response.headers["Content-Type"] == "application/json"
 
 
 class TestTokens:
@@ -415,9 +430,10 @@ class TestTokens:
     def test_lists(self, client: Client) -> None:
         token = client.token()
         for path, keys in {
-            "app/orders": ["db", "queue/"],
-            "app/orders/": ["db", "queue/"],
+            "app/orders": ["queue/", "db"],  # unsorted
+            "app/orders/": ["queue/", "db"],
             "app/orders/queue": ["in"],
+            "app/orders/nothing": [],
         }.items():
             answer = client.request("GET", f"/v1/secret/{path}?list=true", token).json()
             assert answer["data"] == {"keys": keys}
@@ -427,11 +443,11 @@ class TestTokens:
 
     def test_versions_listed(self, client: Client, cerberus: Cerberus) -> None:
         second = cerberus.put_secret("app/orders/db", {"password": "two"})
-        third = cerberus.put_secret("app/orders/db", {"password": "three"})
+        cerberus.put_secret("app/orders/db", {"password": "three"})
         token = client.token()
         answer = client.request("GET", "/v1/secret-versions/app/orders/db?limit=2", token).json()
         summaries = answer.pop("secure_data_version_summaries")
-        assert [each["id"] for each in summaries] == [third, second]
+        assert [each["id"] for each in summaries] == ["CURRENT", second]
         assert {each["action"] for each in summaries} == {"UPDATE"}
         assert all(each["version_created_by"] and each["version_created_ts"] for each in summaries)
         assert summaries[1]["size_in_bytes"] == len('{"password": "two"}')
@@ -466,20 +482,32 @@ class TestTokens:
         assert client.request("GET", f"/v1/secure-files/app/orders/?{query}", client.token()).status_code == 400
 
     @pytest.mark.parametrize(
-        "path",
-        [
-            "secret/app/orders/nothing",
-            "secret/app/orders/db?versionId=none",
-            "secret/app/orders/nothing?list=true",
-            "secure-file/app/orders/nothing",
-            "secure-file/app/orders/cert.p12?versionId=none",
-        ],
+        "path", ["secret/app/orders/nothing", "secret/app/orders/db?versionId=none", "secret/app/orders/cert.p12"]
     )
     def test_nothing_there(self, client: Client, path: str) -> None:
         response = client.request("GET", f"/v1/{path}", client.token())
         assert (response.status_code, response.content) == (404, b"")
 
-    @pytest.mark.parametrize("path", ["secret/app/payments/db", "secret/app?list=true", "secure-file/app/payments/x"])
+    @pytest.mark.parametrize(
+        ("path", "expected"),
+        [
+            ("secure-file/app/orders/nothing", (404, 99996)),
+            ("secure-file/app/orders/cert.p12?versionId=none", (404, 99996)),
+            ("secure-file/app/orders/db", (404, 99996)),
+            ("secret/app/nowhere/db", (404, 99996)),
+            ("secret/app?list=true", (400, 99999)),
+            ("secret-versions/app/orders/nothing", (400, 99999)),
+            ("secret-versions/app/orders/db?offset=1", (400, 99999)),
+        ],
+    )
+    def test_nothing_there_in_the_words_of_the_service(
+        self, client: Client, path: str, expected: tuple[int, int]
+    ) -> None:
+        assert error_of(client.request("GET", f"/v1/{path}", client.token())) == expected
+
+    @pytest.mark.parametrize(
+        "path", ["secret/app/payments/db", "secret/app/payments?list=true", "secure-file/app/payments/x"]
+    )
     def test_not_granted(self, client: Client, path: str) -> None:
         assert error_of(client.request("GET", f"/v1/{path}", client.token())) == (403, 99994)
 
@@ -505,7 +533,176 @@ class TestTokens:
         assert error_of(client.request("GET", "/v1/secret/app/orders/db", client.token())) == (401, 99105)
 
     def test_no_such_thing(self, client: Client) -> None:
-        assert error_of(client.request("POST", "/v1/secret/app/orders/db", client.token())) == (404, 99996)
+        token = client.token()
+        assert error_of(client.request("POST", "/v1/secret/app/orders/db", token)) == (403, 99994)
+        assert error_of(client.request("POST", "/v1/secure-files/app/orders/", token)) == (405, 120)
+        assert client.request("GET", "/v1/nothing", token).json()["error"] == "Not Found"
+
+    def test_the_boxes_of_a_principal(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.grant(ROOT, "web/shop")
+        (one, other) = client.request("GET", "/v2/safe-deposit-box", client.token()).json()
+        assert (one["name"], one["path"]) == ("orders", "app/orders/")
+        assert (other["name"], other["path"]) == ("shop", "web/shop/")
+        assert len({one["id"], other["id"], one["category_id"], other["category_id"]}) == 4
+
+
+class TestWebServer:
+    """Paths that never reach the application, and what its answers look like."""
+
+    @pytest.fixture
+    def token(self, client: Client, cerberus: Cerberus) -> str:
+        cerberus.put_secret("app/orders/Größe & Maß (ünï)", {"size": "XL"})
+        return client.token()
+
+    @pytest.mark.parametrize(
+        "name", ["a%25b", "a;b", "a%3Bb", "a%00b", "a%09b", "a%0Db", "a%7Fb", "a%C2%85b", "a%E2%80%A8b", "a%E2%80%A9b"]
+    )
+    def test_refused_by_the_firewall(self, client: Client, token: str, name: str) -> None:
+        assert error_of(client.request("GET", f"/v1/secret/app/orders/{name}", token)) == (401, 99105)
+        assert error_of(client.request("GET", f"/v1/secret/app/orders/{name}")) == (401, 99105)
+
+    @pytest.mark.parametrize("name", ["a%5Cb", "a%5cb", "a%2Fb", "a%2fb"])
+    def test_refused_by_the_server(self, client: Client, token: str, name: str) -> None:
+        response = client.request("GET", f"/v1/secret/app/orders/{name}", token)
+        assert response.status_code == 400
+        assert response.headers["Content-Type"] == "text/html;charset=utf-8"
+        assert response.text.startswith("<!doctype html>")
+        assert "X-Refresh-Token" not in response.headers
+
+    def test_beyond_the_database(self, client: Client, token: str, cerberus: Cerberus) -> None:
+        cerberus.put_secret("app/payments/db", {"password": "other"})
+        for path in ("app/orders/%F0%9F%98%80", "app/%F0%9F%98%80/a", "app/orders/%F0%9F%98%80?list=true"):
+            assert error_of(client.request("GET", f"/v1/secret/{path}", token)) == (500, 10)
+        assert error_of(client.request("GET", "/v1/secret/app/payments/%F0%9F%98%80", token)) == (403, 99994)
+
+    def test_any_script_and_spaces(self, client: Client, token: str) -> None:
+        path = "/v1/secret/app/orders/Gr%C3%B6%C3%9Fe%20%26%20Ma%C3%9F%20(%C3%BCn%C3%AF)"
+        assert client.request("GET", path, token).json()["data"] == {"size": "XL"}
+
+    def test_json_is_indented_and_comes_in_chunks(self, client: Client, cerberus: Cerberus, token: str) -> None:
+        cerberus.put_secret("app/orders/large", {"value": "x" * 100_000})
+        response = client.request("GET", "/v1/secret/app/orders/large", token)
+        assert response.headers["Transfer-Encoding"] == "chunked"
+        assert "Content-Length" not in response.headers
+        assert response.json()["data"] == {"value": "x" * 100_000}
+        assert '\n  "data" : {\n    "value" : "' in response.text
+
+    def test_the_headers_of_all_answers(self, client: Client, token: str) -> None:
+        for path in ("/v1/secret/app/orders/nothing", "/info", "/v1/secret/app/orders/a;b"):
+            headers = client.request("GET", path, token).headers
+            assert headers["Cache-Control"] == "no-cache, no-store, max-age=0, must-revalidate"
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["X-Refresh-Token"] == "false"
+
+    def test_the_dashboard(self, client: Client) -> None:
+        response = client.request("GET", "/")
+        assert response.url.endswith("/dashboard/index.html")
+        assert (response.status_code, response.headers["Content-Type"]) == (200, "text/html")
+
+    def test_its_version(self, client: Client) -> None:
+        assert client.request("GET", "/info").json()["build"]["version"] == "4.13.0"
+
+
+class TestKeyRace:
+    """The first authentication of a principal in a region makes its key."""
+
+    def test_forty_at_once_make_forty_keys(self, client: Client, cerberus: Cerberus, aws: Aws) -> None:
+        before = aws.count("kms", "CreateKey")
+        cerberus.key_creation_seconds = 1
+        together = threading.Barrier(40)
+
+        def ask(_: int) -> requests.Response:
+            together.wait(30)
+            return requests.post(
+                cerberus.url + KMS,
+                json={"iam_principal_arn": ROLE, "region": REGION},
+                timeout=30,
+                verify=client.session.verify,
+            )
+
+        with ThreadPoolExecutor(40) as pool:
+            answers = list(pool.map(ask, range(40)))
+        lost = [error_of(answer) for answer in answers if answer.status_code != 200]
+        assert cerberus.keys_made == aws.count("kms", "CreateKey") - before
+        assert cerberus.keys_made == len(lost) + 1
+        assert len(lost) > 20  # all 39, unless the machine is so busy that some come late
+        assert set(lost) == {(500, 10)}
+        (kept,) = [answer for answer in answers if answer.status_code == 200][:1]
+        assert client.decrypt(kept.json()["auth_data"])
+
+    def test_afterwards_the_key_is_there(self, client: Client, cerberus: Cerberus) -> None:
+        assert [client.ask().status_code for _ in range(3)] == [200] * 3
+        assert client.ask(region="eu-west-1").status_code == 200
+        assert cerberus.keys_made == 2
+
+    def test_one_made_beforehand(self, client: Client, cerberus: Cerberus) -> None:
+        key = cerberus.key_arn(ROLE, REGION)
+        with ThreadPoolExecutor(8) as pool:
+            assert {each.status_code for each in pool.map(lambda _: client.ask(), range(8))} == {200}
+        assert (cerberus.keys_made, cerberus.key_arn(ROLE, REGION)) == (1, key)
+
+
+class TestDatabase:
+    @pytest.fixture
+    def token(self, client: Client, cerberus: Cerberus) -> str:
+        cerberus.put_secret("app/orders/db", {"password": "one"})
+        return client.token()
+
+    def read(self, client: Client, token: str) -> requests.Response:
+        return client.request("GET", "/v1/secret/app/orders/db", token)
+
+    def test_down(self, client: Client, cerberus: Cerberus, aws: Aws, token: str) -> None:
+        with cerberus.database_down():
+            assert error_of(self.read(client, token)) == (401, 99105)
+            assert error_of(client.request("GET", "/v2/safe-deposit-box", token)) == (401, 99105)
+            assert error_of(client.request("DELETE", "/v1/auth", token)) == (401, 99105)
+            assert error_of(client.ask()) == (500, 10)
+            assert error_of(client.request("POST", STS, headers=client.sign(aws.assume(ROLE)))) == (500, 10)
+            health = client.request("GET", "/healthcheck")
+            assert (health.status_code, health.json()) == (503, {"status": "DOWN"})
+            assert client.request("GET", "/info").status_code == 200
+        assert self.read(client, token).status_code == 200
+        assert client.request("GET", "/healthcheck").json() == {"status": "UP"}
+        assert client.ask().status_code == 200
+
+    def test_what_needs_no_database_is_refused_as_ever(self, client: Client, cerberus: Cerberus) -> None:
+        with cerberus.database_down():
+            assert error_of(client.ask("nonsense")) == (400, 99996)
+            assert error_of(client.request("POST", STS)) == (400, 99236)
+
+    def test_hanging(self, client: Client, cerberus: Cerberus, token: str) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            with cerberus.database_hanging():
+                for path, given in [("/v1/secret/app/orders/db", token), ("/healthcheck", None)]:
+                    with pytest.raises(requests.Timeout):
+                        client.session.get(cerberus.url + path, headers={"X-Cerberus-Token": given}, timeout=0.2)
+                with pytest.raises(requests.Timeout):
+                    client.session.post(
+                        cerberus.url + KMS, json={"iam_principal_arn": ROLE, "region": REGION}, timeout=0.2
+                    )
+                assert client.request("GET", "/info").status_code == 200
+                waits = pool.submit(self.read, client, token)
+                time.sleep(0.1)
+                assert not waits.done()
+            assert waits.result(20).status_code == 200  # the end of the hang releases those that wait
+
+    def test_a_hang_ends_in_refusals(self, client: Client, cerberus: Cerberus, token: str) -> None:
+        with cerberus.database_hanging(0.1):
+            started = time.monotonic()
+            assert error_of(self.read(client, token)) == (401, 99105)
+            assert time.monotonic() - started >= 0.1
+            assert error_of(client.ask()) == (500, 10)
+        assert self.read(client, token).status_code == 200
+
+    def test_the_end_of_the_server_ends_a_hang(self, client: Client, cerberus: Cerberus, token: str) -> None:
+        with cerberus.database_hanging(), ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(self.read, client, token)
+            while cerberus.server.connections < 2 and not waits.running():
+                time.sleep(0.01)
+            time.sleep(0.1)
+            cerberus.close()
+            with pytest.raises(requests.ConnectionError):
+                waits.result(20)
 
 
 class TestCalls:
@@ -542,6 +739,7 @@ class TestCalls:
         assert time.monotonic() - started >= 0.2
 
     def test_many_at_once(self, client: Client, cerberus: Cerberus) -> None:
+        cerberus.key_arn(ROLE, REGION)
         with ThreadPoolExecutor(40) as pool:
             answers = list(pool.map(lambda _: client.ask(), range(80)))
         assert len({answer.json()["auth_data"] for answer in answers}) == 80

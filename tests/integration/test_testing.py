@@ -72,14 +72,16 @@ def test_a_users_tests_by_the_fixture(tmp_path: Path) -> None:
             assert fake_cerberus.cold_start("orders").cerberus.read("app/orders/db") == {"username": "orders"}
 
         def test_no_connection_outlives_its_test():
-            from cerberus_auth import auth
-            auth._process._shared.clear()
+            from cerberus_auth.lifecycle.process import process
+            process._shared.clear()
             gc.collect()  # -W error: a socket left open would be told of
 
         def test_a_token_revoked(app, fake_cerberus):
             app.cerberus.read("app/orders/db")
             fake_cerberus.revoke()
             assert app.handler({}, None) == "orders"
+            assert fake_cerberus.authentications == 1
+            assert app.cerberus.read("app/orders/db", fresh=True) == {"username": "orders"}
             assert fake_cerberus.authentications == 2
 
         def test_a_role_in_no_box(app, fake_cerberus):
@@ -140,6 +142,28 @@ def test_without_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, value)
         auth = CerberusAuth()
         assert CerberusClient(auth).read("app/orders/db") == {"username": "orders"}
+        auth.close()
+    assert fake.authentications == 1
+
+
+def test_the_database_of_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeCerberus({"app/orders/db": {"username": "orders"}}) as fake:
+        for name, value in fake.environment.items():
+            monkeypatch.setenv(name, value)
+        auth = CerberusAuth()
+        url = f"{fake.environment['CERBERUS_URL']}/v1/secret/app/orders/db"
+        headers = {"X-Cerberus-Token": auth.token()}
+
+        def status() -> int:
+            return requests.get(url, headers=headers, timeout=20).status_code
+
+        with fake.database_down():
+            assert status() == 401
+        with fake.database_hanging(0.1):
+            assert status() == 401
+        with fake.database_hanging(), pytest.raises(requests.Timeout):
+            requests.get(url, headers=headers, timeout=0.1)
+        assert status() == 200
         auth.close()
     assert fake.authentications == 1
 

@@ -31,7 +31,7 @@ def main() -> int:
         environment = stack.environment(ROLE)
         for name, value in environment.items():
             print(f"export {name}={shlex.quote(value)}")
-        code = f'from cerberus_auth import CerberusClient; print(CerberusClient().read("{SECRET_PATH}"))'
+        code = f'from cerberus_auth import CerberusClient; print(dict(CerberusClient().read("{SECRET_PATH}")))'
         print(f"# and then: python -c {shlex.quote(code)}", flush=True)
         print("The local stack is running; the keys last an hour. Ctrl-C ends it.", file=sys.stderr)
         ended.wait()

@@ -15,6 +15,8 @@ from .aws import Aws
 from .runtime import ROOT, MissingPrerequisiteError
 
 _REFERENCE = re.compile(r"\$\{([^}!]+)\}")
+_ARNS = {"Table": ("dynamodb", "table/"), "Queue": ("sqs", ""), "Key": ("kms", "key/")}
+"""By the end of a resource's name: its service, and what stands before its name in its ARN."""
 PARAMETERS: Mapping[str, str] = {"CerberusUrl": "https://localhost", "CerberusAccountId": Aws.CERBERUS_ACCOUNT}
 """Those without a default. The URL is a placeholder: the stack has its own."""
 
@@ -47,6 +49,7 @@ class Application:
     """What ``template.yaml`` declares, with these values for its parameters.
 
     :param parameters: by name; the others have the template's default.
+    :param attributes: of resources that a test made, as ``{"SharedCacheKey.Arn": …}``.
     :param root: the repository.
     :raises MissingPrerequisiteError: it is not built.
     """
@@ -55,7 +58,11 @@ class Application:
     """By logical ID, in the template's order: those whose condition holds."""
 
     def __init__(
-        self, parameters: Mapping[str, str] = PARAMETERS, region: str = "us-west-2", root: Path = ROOT
+        self,
+        parameters: Mapping[str, str] = PARAMETERS,
+        region: str = "us-west-2",
+        root: Path = ROOT,
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
         self._build = root / ".aws-sam" / "build"
         template = self._build / "template.yaml"
@@ -67,6 +74,7 @@ class Application:
             **{"AWS::Partition": "aws", "AWS::Region": region, "AWS::AccountId": Aws.FUNCTION_ACCOUNT},
             **{"AWS::URLSuffix": "amazonaws.com", "AWS::StackName": "cerberus-auth"},
             **parameters,
+            **(attributes or {}),
         }
         self.functions = {
             name: self._function(name, root / "events")
@@ -86,8 +94,7 @@ class Application:
             **shared.get("Environment", {}).get("Variables", {}),
             **own.get("Environment", {}).get("Variables", {}),
         }
-        policies = [policy for policy in self._resolved(own.get("Policies", [])) if "Statement" in policy]
-        policies += self._role_policies(f"{name}Role")
+        policies = [self._policy(policy) for policy in self._resolved(own.get("Policies", []))]
         # The folder of its source names its events; in the built template CodeUri is the artifact.
         source = re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Function")).lower()
         return Function(
@@ -102,15 +109,19 @@ class Application:
             events=tuple(sorted(events.glob(f"{source}*.json"))),
         )
 
-    def _role_policies(self, role: str) -> list[Any]:
-        """The policies that are resources of their own."""
-        return [
-            self._resolved(resource["Properties"]["PolicyDocument"])
-            for resource in self._template["Resources"].values()
-            if resource["Type"] == "AWS::IAM::RolePolicy"
-            and resource["Properties"]["RoleName"] == {"Ref": role}
-            and self._holds(resource.get("Condition"))
-        ]
+    def properties(self, name: str) -> dict[str, Any]:
+        """Give the properties of a resource, with the references in them resolved."""
+        resolved: dict[str, Any] = self._resolved(self._template["Resources"][name]["Properties"])
+        return resolved
+
+    def _policy(self, policy: Any) -> dict[str, Any]:
+        """Give the document of a policy: one of the function's own, a managed one of the template, or none."""
+        if isinstance(policy, dict):
+            return policy
+        if policy == "AWS::NoValue":
+            return {"Statement": []}
+        document: dict[str, Any] = self.properties(policy)["PolicyDocument"]
+        return document
 
     def _holds(self, condition: str | None) -> bool:
         if condition is None:
@@ -131,15 +142,16 @@ class Application:
         return artifact
 
     def _layer(self, layer: Any) -> Path:
-        resource = self._template["Resources"][layer["Ref"]]
+        resource = self._template["Resources"][self._resolved(layer)]
         return self._artifact(resource["Properties"]["ContentUri"]) / "python"
 
     def _value(self, name: str) -> str:
         resource, _, attribute = name.partition(".")
         if attribute == "Arn" and resource.endswith("Role"):
             return f"arn:aws:iam::{Aws.FUNCTION_ACCOUNT}:role/{resource.removesuffix('Role')}"
-        if attribute == "Arn" and resource.endswith("Table"):
-            return f"arn:aws:dynamodb:{self._values['AWS::Region']}:{Aws.FUNCTION_ACCOUNT}:table/{resource}"
+        for suffix, (service, kind) in _ARNS.items():
+            if attribute == "Arn" and resource.endswith(suffix) and name not in self._values:
+                return f"arn:aws:{service}:{self._values['AWS::Region']}:{Aws.FUNCTION_ACCOUNT}:{kind}{resource}"
         return self._values.get(name, name)
 
     def _resolved(self, value: Any) -> Any:

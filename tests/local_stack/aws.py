@@ -2,7 +2,7 @@
 
 The gate verifies every signature, weighs identity and resource policies against real resource ARNs, and refuses in the
 words and the form of the service that was asked. What it lets through, moto answers: KMS, STS, IAM, Lambda (function
-configuration) and DynamoDB. Texts of refusals are those that AWS is known to send.
+configuration), DynamoDB and SQS. Texts of refusals are those that AWS is known to send.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from moto.awslambda.models import lambda_backends
 from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.responses import DynamoHandler
 from moto.iam.models import Role, User, iam_backends
+from moto.kms import models as kms_models
 from moto.kms.models import Key, kms_backends
-from moto.kms.utils import HEADER_LEN, KEY_ID_LEN
+from moto.kms.utils import HEADER_LEN, KEY_ID_LEN, generate_private_key
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.sts.models import AssumedRole, sts_backends
 from moto.utilities.utils import get_partition
@@ -166,9 +167,7 @@ class Aws:
         self._sessions: dict[str, _Session] = {}
         self._administrators: dict[str, tuple[Credentials, User]] = {}
         self._lock = threading.RLock()  # moto's models are not made for several threads at once
-        # The application that moto's server serves, called in this process: no second socket on the way, and the gate
-        # reads policies and key states where moto keeps them.
-        self._application = Client(DomainDispatcherApplication(create_backend_app), use_cookies=False)
+        self._application = _moto()
         try:
             self._reset()
             self.server = Server(self._respond, tls, port, replaced=self._replaced)
@@ -259,6 +258,16 @@ class Aws:
         }
         with self._lock:
             lambda_backends[role_arn.split(":")[4]][region].create_function(spec)
+
+    def create_key(self, policy: Mapping[str, Any], account: str = FUNCTION_ACCOUNT, region: str = "us-west-2") -> str:
+        """Create a key with this policy, in the name of the account's administrator, and give its ARN.
+
+        :raises UnsupportedPolicyError: the policy uses what the gate does not understand.
+        """
+        client = self.client("kms", self.account_credentials(account), region)
+        arn: str = client.create_key(Policy=json.dumps(policy))["KeyMetadata"]["Arn"]
+        client.close()
+        return arn
 
     def disable_key(self, key_arn: str) -> None:
         """Disable the key."""
@@ -504,6 +513,14 @@ class Aws:
         _authorise(caller, action, table, context)
         return caller.account
 
+    def _authorise_sqs(self, call: _Call) -> str:
+        caller = _known(call.caller)
+        name = call.parameters.get("QueueName") or call.parameters.get("QueueUrl", "").rpartition("/")[2]
+        queue = f"arn:{get_partition(call.region)}:sqs:{call.region}:{caller.account}:{name}"
+        # A batch needs the permission of the single call.
+        _authorise(caller, f"sqs:{call.action.removesuffix('Batch')}", queue, _context(call))
+        return caller.account
+
     # What moto answers, mended.
 
     def _forward(self, request: Request, call: _Call, account: str) -> Response:
@@ -566,6 +583,7 @@ _AUTHORISERS: Mapping[str, Callable[[Aws, _Call], str]] = {
     "iam": Aws._authorise_iam,
     "lambda": Aws._authorise_lambda,
     "dynamodb": Aws._authorise_dynamodb,
+    "sqs": Aws._authorise_sqs,
 }
 
 
@@ -725,7 +743,7 @@ def _service(request: Request) -> str:
     """Tell by its shape for which service a request is."""
     target = request.headers.get("X-Amz-Target") or ""
     if target:
-        return "dynamodb" if target.startswith("DynamoDB_") else "kms"
+        return {"DynamoDB_": "dynamodb", "AmazonSQS": "sqs"}.get(target[:9], "kms")
     if request.path != "/":
         return "lambda"
     return "iam" if b"Version=2010-05-08" in request.body else "sts"
@@ -767,6 +785,18 @@ def _role_name(arn: str) -> tuple[Any, str, str]:
         raise ValueError(f"not the ARN of a role: {arn}")
     partition, account, path, name = found.groups()
     return iam_backends[account][partition], path, name
+
+
+@functools.cache
+def _moto() -> Client:
+    """The application that moto's server serves, called in this process.
+
+    There is no second socket on the way, and the gate reads policies and key states where moto keeps them. One for all:
+    it holds no state of its own, and each new one compiles the routes of every service again.
+    """
+    # moto makes an RSA key for each KMS key, symmetric ones too, where nothing uses it; that takes longer than all else.
+    kms_models.generate_private_key = functools.cache(generate_private_key)  # type: ignore[attr-defined]  # it is there
+    return Client(DomainDispatcherApplication(create_backend_app), use_cookies=False)
 
 
 @functools.cache

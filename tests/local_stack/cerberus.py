@@ -17,8 +17,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cerberus_auth.testing import cerberus
-from cerberus_auth.testing.cerberus import KeyUnusableError, RefusalError
+from cerberus_auth.testing.cerberus import KeyUnusableError
 from cerberus_auth.testing.http_server import Request
+from cerberus_auth.testing.web import RefusalError
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
@@ -52,16 +53,12 @@ class Cerberus(cerberus.Cerberus):
         port: int = 0,
     ) -> None:
         self._kms = _Keys(aws_url, aws_ca, account_id, access_key, secret_key)
-        _regions()  # now, and not in each of the first threads
         super().__init__(self._kms, _Sts(aws_url, aws_ca), tls=tls, port=port)
 
     def check_key_policies(self) -> None:
         """Mend the policies of all keys, as the service does every five minutes: they then name the roles of today."""
-        self._kms.check_policies()
-
-    def key_arn(self, principal_arn: str, region: str) -> str:
-        """Give the KMS key of a principal in a region, made now if there was none."""
-        return self._kms.arn(principal_arn, region)
+        for (principal, region), key_arn in list(self._key_arns.items()):
+            self._kms.put_policy(key_arn, principal, region)
 
     def close(self) -> None:
         """End the server, its threads and its connections. May be called again."""
@@ -70,39 +67,31 @@ class Cerberus(cerberus.Cerberus):
 
 
 class _Keys:
-    """The KMS keys of Cerberus' account: one for each principal in each region."""
+    """KMS in Cerberus' account."""
 
     def __init__(self, aws_url: str, aws_ca: Path | None, account_id: str, access_key: str, secret_key: str) -> None:
         self._aws_url = aws_url
         self._aws_ca = aws_ca
         self._account_id = account_id
-        self._session = boto3.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key)
+        self._access_key, self._secret_key = access_key, secret_key
         self._clients: dict[str, KMSClient] = {}
         self._lock = threading.Lock()
-        self._arns: dict[tuple[str, str], str] = {}
 
-    def encrypt(self, plaintext: bytes, principal: str, region: str) -> bytes:
+    def create(self, principal: str, region: str) -> str:
         try:
-            key_arn = self.arn(principal, region)
-            return self._clients[region].encrypt(KeyId=key_arn, Plaintext=plaintext)["CiphertextBlob"]
+            return self._client(region).create_key(Policy=self._policy(principal, region))["KeyMetadata"]["Arn"]
         except (BotoCoreError, ClientError) as error:
             raise KeyUnusableError(str(error)) from error
 
-    def knows(self, region: str) -> bool:
-        return region in _regions()
+    def encrypt(self, plaintext: bytes, key_arn: str, region: str) -> bytes:
+        try:
+            return self._client(region).encrypt(KeyId=key_arn, Plaintext=plaintext)["CiphertextBlob"]
+        except (BotoCoreError, ClientError) as error:
+            raise KeyUnusableError(str(error)) from error
 
-    def arn(self, principal: str, region: str) -> str:
-        with self._lock:
-            if (principal, region) not in self._arns:
-                key = self._client(region).create_key(Policy=self._policy(principal, region))
-                self._arns[principal, region] = key["KeyMetadata"]["Arn"]
-            return self._arns[principal, region]
-
-    def check_policies(self) -> None:
-        with self._lock:
-            for (principal, region), key_arn in self._arns.items():
-                policy = self._policy(principal, region)
-                self._client(region).put_key_policy(KeyId=key_arn, PolicyName="default", Policy=policy)
+    def put_policy(self, key_arn: str, principal: str, region: str) -> None:
+        policy = self._policy(principal, region)
+        self._client(region).put_key_policy(KeyId=key_arn, PolicyName="default", Policy=policy)
 
     def close(self) -> None:
         with self._lock:
@@ -125,24 +114,27 @@ class _Keys:
         return json.dumps({"Version": "2012-10-17", "Statement": statements})
 
     def _client(self, region: str) -> KMSClient:
-        client = self._clients.get(region)
-        if client is None:
-            client = self._clients[region] = self._session.client(
-                "kms",
-                region_name=region,
-                endpoint_url=self._aws_url,
-                verify=None if self._aws_ca is None else str(self._aws_ca),
-                config=Config(
-                    retries={"total_max_attempts": 1},  # a fault planned for AWS is to be seen
-                    read_timeout=10,
-                    max_pool_connections=50,
-                    # What the environment says of these is meant for the functions under test.
-                    proxies={},
-                    use_fips_endpoint=False,
-                    use_dualstack_endpoint=False,
-                ),
-            )
-        return client
+        with self._lock:
+            client = self._clients.get(region)
+            if client is None:
+                client = self._clients[region] = _session().client(
+                    "kms",
+                    aws_access_key_id=self._access_key,
+                    aws_secret_access_key=self._secret_key,
+                    region_name=region,
+                    endpoint_url=self._aws_url,
+                    verify=None if self._aws_ca is None else str(self._aws_ca),
+                    config=Config(
+                        retries={"total_max_attempts": 1},  # a fault planned for AWS is to be seen
+                        read_timeout=10,
+                        max_pool_connections=50,
+                        # What the environment says of these is meant for the functions under test.
+                        proxies={},
+                        use_fips_endpoint=False,
+                        use_dualstack_endpoint=False,
+                    ),
+                )
+            return client
 
 
 class _Sts:
@@ -160,7 +152,7 @@ class _Sts:
         headers = {
             "Host": f"sts.{region}.amazonaws.com{suffix}",
             "Accept": "application/json",
-            "Content-Type": "application/x-www-form-urlencoded",
+            "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
             # The service forwards these and no others, whatever was signed.
             **{name: request.headers[name] for name in _FORWARDED_TO_STS if request.headers[name] is not None},
         }
@@ -192,9 +184,6 @@ class _Sts:
 
 
 @functools.cache
-def _regions() -> frozenset[str]:
-    """Know the regions of the two partitions that the service knows."""
-    session = boto3.Session()
-    return frozenset(
-        name for partition in ("aws", "aws-cn") for name in session.get_available_regions("kms", partition)
-    )
+def _session() -> boto3.Session:
+    """One for all clients: each loads the descriptions of the services anew."""
+    return boto3.Session()

@@ -17,6 +17,10 @@ Context = Mapping[str, tuple[str, ...]]
 """What conditions look at: the names of condition keys, in lower case, and the values that the request gives them."""
 
 KNOWN_ELEMENTS = {"Sid", "Effect", "Action", "Resource", "Principal", "Condition"}
+KNOWN_VARIABLES = {"${aws:PrincipalArn}": "aws:principalarn"}
+"""Policy variables, and the key of the context that gives their value. Only as a whole value of StringEquals."""
+VARIABLES_SINCE = "2012-10-17"
+"""The version of the policy language. In an older one a variable is literal text, which nobody means."""
 
 
 class UnsupportedPolicyError(ValueError):
@@ -46,7 +50,7 @@ class Statement:
         return (
             any(_matches(pattern.lower(), action.lower()) for pattern in self.actions)
             and any(_matches_arn(pattern, resource) for pattern in self.resources)
-            and all(_holds(operator, wanted, context.get(key)) for operator, key, wanted in self.conditions)
+            and all(_holds(operator, wanted, context.get(key), context) for operator, key, wanted in self.conditions)
         )
 
 
@@ -57,7 +61,8 @@ def parse(document: str | Mapping[str, Any]) -> tuple[Statement, ...]:
     """
     try:
         policy = json.loads(document) if isinstance(document, str) else document
-        return tuple(_statement(statement) for statement in _list(policy["Statement"]))
+        version = policy.get("Version", "2008-10-17")
+        return tuple(_statement(statement, version) for statement in _list(policy["Statement"]))
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise UnsupportedPolicyError(f"not a policy: {error!r}") from error
 
@@ -96,12 +101,12 @@ def map_principals(document: str, change: Callable[[str], str]) -> str:
     return json.dumps(policy)
 
 
-def _statement(statement: Mapping[str, Any]) -> Statement:
+def _statement(statement: Mapping[str, Any], version: str) -> Statement:
     unknown = set(statement) - KNOWN_ELEMENTS
     if unknown or statement["Effect"] not in ("Allow", "Deny"):
         raise UnsupportedPolicyError(f"a statement with {sorted(unknown) or statement['Effect']}")
     conditions = tuple(
-        (operator, key.lower(), tuple(_without_variables(_list(wanted))))
+        (operator, key.lower(), tuple(_with_known_variables(_list(wanted), operator, version)))
         for operator, keys in statement.get("Condition", {}).items()
         for key, wanted in keys.items()
     )
@@ -133,6 +138,16 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _with_known_variables(values: list[Any], operator: str, version: str) -> list[str]:
+    known = KNOWN_VARIABLES if operator.rpartition(":")[2] == "StringEquals" and version == VARIABLES_SINCE else {}
+    return [value if value in known else _without_variables([value])[0] for value in values]
+
+
+def _value(wanted: str, context: Context) -> tuple[str, ...]:
+    """Give what a policy variable stands for; nothing, where the request has no value for it."""
+    return context.get(KNOWN_VARIABLES[wanted], ()) if wanted in KNOWN_VARIABLES else (wanted,)
+
+
 def _without_variables(values: list[Any]) -> list[str]:
     strings = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
     for value in strings:
@@ -162,11 +177,12 @@ _TESTS: Mapping[str, Callable[[str, str], bool]] = {
 _QUANTIFIERS = ("", "ForAllValues", "ForAnyValue")
 
 
-def _holds(operator: str, wanted: tuple[str, ...], values: tuple[str, ...] | None) -> bool:
+def _holds(operator: str, wanted: tuple[str, ...], values: tuple[str, ...] | None, context: Context) -> bool:
     quantifier, _, name = operator.rpartition(":")
     if name == "Null":
         values = ("true" if values is None else "false",)
     if values is None:
         return quantifier == "ForAllValues"  # as in AWS: nothing to be true of all of nothing
+    wanted = tuple(one for each in wanted for one in _value(each, context))
     satisfied = [any(_TESTS[name](one, value) for one in wanted) for value in values]
     return all(satisfied) if quantifier == "ForAllValues" else any(satisfied)

@@ -12,6 +12,7 @@ from cerberus_auth.testing.http_server import Response
 CONTENT_TYPES = {
     "kms": "application/x-amz-json-1.1",
     "dynamodb": "application/x-amz-json-1.0",
+    "sqs": "application/x-amz-json-1.0",
     "lambda": "application/json",
     "sts": "text/xml",
     "iam": "text/xml",

@@ -30,6 +30,7 @@ _EMULATOR_LINE = re.compile(r"\d+ \w+ \d{4} [\d:,]+ \[\w+\] \(rapid\) ")
 _INIT_REPORT = re.compile(r"INIT REPORT\(durationMs: ([\d.]+)")
 _START_SECONDS = 15.0
 _END_SECONDS = 5.0
+_TAIL_LINES = 60  # of the log, in an error: more than a traceback of the runtime client has
 
 
 class MissingPrerequisiteError(Exception):
@@ -245,7 +246,7 @@ class LambdaRuntime:
 
     def _failure(self, what: str) -> ContainerError:
         with self._news:
-            tail = "".join(self._lines[-20:])
+            tail = "".join(self._lines[-_TAIL_LINES:])
         return ContainerError(f"{what}\n{tail}".rstrip())
 
 

@@ -24,11 +24,16 @@ SECRET = {"username": "orders", "password": "correct-horse-battery-staple"}
 
 def decrypt_statement(account: str = Aws.CERBERUS_ACCOUNT) -> dict[str, Any]:
     """The one statement that ``template.yaml`` gives a function, for Cerberus in this account."""
-    return {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": f"arn:aws:kms:*:{account}:key/*"}
+    return {
+        "Effect": "Allow",
+        "Action": "kms:Decrypt",
+        "Resource": f"arn:aws:kms:*:{account}:key/*",
+        "Condition": {"Null": {"kms:EncryptionContextKeys": "true"}},
+    }
 
 
 def share_statement(role_arn: str, table: str = TABLE, region: str = "us-west-2") -> dict[str, Any]:
-    """The statement that ``template.yaml`` adds where a fleet shares: only the items of the role itself."""
+    """The statement for the items of one role: what ``template.yaml`` says of every role by a policy variable."""
     return {
         "Effect": "Allow",
         "Action": ["dynamodb:GetItem", "dynamodb:PutItem"],

@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from types import ModuleType, TracebackType
 from typing import Self
 
-from ..auth import _process
+from ..lifecycle.process import process
 from .aws import Aws
 from .cerberus import Call, Cerberus
 from .http_server import Fault, Request
@@ -92,6 +93,23 @@ class FakeCerberus:
         """Fail no more."""
         self._cerberus.server.faults.clear()
 
+    def database_down(self) -> AbstractContextManager[None]:
+        """Take Cerberus' database away until the end of a ``with`` block.
+
+        Cerberus then refuses every token with 401 and answers 500 to authentications; no token ends by that.
+        """
+        return self._cerberus.database_down()
+
+    def database_hanging(self, seconds: float = 60) -> AbstractContextManager[None]:
+        """Have Cerberus' database not answer until the end of a ``with`` block: no request that needs it is answered.
+
+        Parameters
+        ----------
+        seconds
+            After so many, Cerberus gives up on a request, and answers as in ``database_down``.
+        """
+        return self._cerberus.database_hanging(seconds)
+
     @property
     def authentications(self) -> int:
         """How many tokens were made."""
@@ -111,14 +129,14 @@ class FakeCerberus:
         self._before.setdefault(module, loaded)
         for name in loaded:
             del sys.modules[name]
-        _process._forget()
+        process.forget()
         return importlib.import_module(module)
 
     def close(self) -> None:
         """End the servers and the connections to them; put back what ``cold_start`` replaced. May be called again."""
         while self._before:
             _restore(*self._before.popitem())
-        _process._forget()
+        process.forget()
         self._cerberus.close()
         self._aws.close()
 

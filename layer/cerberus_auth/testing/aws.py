@@ -13,7 +13,6 @@ from urllib.parse import parse_qs
 
 from .http_server import Request, Response, Server
 
-_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/([^/,\s]+)/kms/aws4_request")
 _XMLNS = "https://sts.amazonaws.com/doc/2011-06-15/"
 
@@ -38,18 +37,16 @@ class Aws:
         """End the server. May be called again."""
         self.server.close()
 
-    def encrypt(self, plaintext: bytes, principal: str, region: str) -> bytes:
+    def create(self, principal: str, region: str) -> str:
+        """See ``Keys``."""
+        return f"arn:{self._partition}:kms:{region}:{self._account_id}:key/{uuid.uuid4()}"
+
+    def encrypt(self, plaintext: bytes, key_arn: str, region: str) -> bytes:
         """See ``Keys``. The ciphertext is a name for the plaintext, and nothing more."""
         ciphertext = secrets.token_bytes(128)
-        key = uuid.uuid5(uuid.NAMESPACE_URL, principal)
         with self._lock:
-            key_arn = f"arn:{self._partition}:kms:{region}:{self._account_id}:key/{key}"
             self._encrypted[ciphertext] = plaintext, key_arn, region
         return ciphertext
-
-    def knows(self, region: str) -> bool:
-        """See ``Keys``."""
-        return _REGION.fullmatch(region) is not None
 
     def caller(self, request: Request, region: str) -> str:
         """See ``Callers``."""

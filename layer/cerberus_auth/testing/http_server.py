@@ -25,6 +25,9 @@ from urllib.parse import parse_qsl
 BACKLOG = 512
 """Connections that may wait to be accepted: tests start hundreds of clients at the same moment."""
 
+CHUNK = 8192
+"""Bytes in one chunk of a body."""
+
 NO_STATUS = 0
 """What stands for the status of a request that got no answer."""
 
@@ -43,7 +46,11 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """One answer. The server adds ``Content-Length``; ``Connection: close`` among the headers ends the connection."""
+    """One answer.
+
+    The server adds ``Content-Length``, or sends the body in chunks where ``Transfer-Encoding: chunked`` is among the
+    headers; ``Connection: close`` ends the connection.
+    """
 
     status: int
     body: bytes = b""
@@ -141,6 +148,12 @@ def _gzipped_spaces(size: int) -> bytes:
     packer = zlib.compressobj(wbits=31)  # 31: with the header and trailer of gzip
     packed = [packer.compress(block) for _ in range(size // len(block))]
     return b"".join([*packed, packer.compress(block[: size % len(block)]), packer.flush()])
+
+
+def _chunked(body: bytes) -> bytes:
+    starts = range(0, len(body), CHUNK)
+    chunks = [b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (body[start : start + CHUNK] for start in starts)]
+    return b"".join([*chunks, b"0\r\n\r\n"])
 
 
 @dataclass
@@ -416,8 +429,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = dict(response.headers)
         names = {name.lower(): value for name, value in headers.items()}
         bodiless = response.status in (204, 304)
-        if not bodiless and "content-length" not in names:
-            headers["Content-Length"] = str(len(response.body))
+        body = response.body
+        if names.get("transfer-encoding") == "chunked":
+            body = _chunked(body)
+        elif not bodiless and "content-length" not in names:
+            headers["Content-Length"] = str(len(body))
         if names.get("connection", "").lower() == "close":
             self.close_connection = True
         try:
@@ -426,7 +442,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             phrase = "Unknown"
         lines = [f"HTTP/1.1 {response.status} {phrase}", *(f"{name}: {value}" for name, value in headers.items())]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-        return head, b"" if bodiless or self.command == "HEAD" else response.body
+        return head, b"" if bodiless or self.command == "HEAD" else body
 
     def _drip(self, data: bytes, every: float) -> None:
         for index in range(len(data)):
