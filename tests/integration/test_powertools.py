@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import opentelemetry.trace
 import pytest
 from aws_lambda_powertools import Metrics
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError, TransformParameterError
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from cerberus_auth import CerberusClient, DeadlineExceeded, PrincipalRejected, SecretNotFound
+from cerberus_auth import CerberusClient, CerberusUnavailable, DeadlineExceeded, PrincipalRejected, SecretNotFound
 from cerberus_auth.powertools import STEP_METRICS, CerberusMiddleware, CerberusProvider
-from integration.function import Function
+from cerberus_auth.testing.http_server import Fault
+from integration.fleet import LAYER
+from integration.function import Function, Wire
+from local_stack.aws import Aws
 from local_stack.stack import ROLE as ROLE_ARN
-from local_stack.stack import SECRET, SECRET_PATH, TABLE, decrypt_statement, share_statement
+from local_stack.stack import SECRET, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement
 
 READ = f"/v1/secret/{SECRET_PATH}"
 
@@ -26,6 +36,63 @@ class Context:
 
     def get_remaining_time_in_millis(self) -> int:
         return int(1000 * self.seconds)
+
+
+class Queue:
+    """A queue with messages that were received, as an event source mapping receives them."""
+
+    def __init__(self, stack: LocalStack, messages: int) -> None:
+        self._wire = Wire(stack.aws.server)
+        self.arn = f"arn:aws:sqs:us-west-2:{Aws.FUNCTION_ACCOUNT}:orders"
+        sqs = stack.aws.client("sqs", stack.aws.account_credentials(Aws.FUNCTION_ACCOUNT))
+        url = sqs.create_queue(QueueName="orders")["QueueUrl"]
+        self._handles: list[str] = []
+        for number in range(messages):
+            sqs.send_message(QueueUrl=url, MessageBody=str(number))
+        while len(self._handles) < messages:
+            received = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+            self._handles += [message["ReceiptHandle"] for message in received]
+        sqs.close()
+
+    def statement(self) -> dict[str, Any]:
+        return {"Effect": "Allow", "Action": "sqs:ChangeMessageVisibility", "Resource": self.arn}
+
+    def event(self, receives: int) -> dict[str, Any]:
+        common = {
+            "eventSource": "aws:sqs",
+            "eventSourceARN": self.arn,
+            "attributes": {"ApproximateReceiveCount": str(receives)},
+        }
+        return {"Records": [{**common, "receiptHandle": handle} for handle in self._handles]}
+
+    @property
+    def visibilities(self) -> list[int]:
+        """The seconds that messages were told to stay hidden for."""
+        asked = [
+            json.loads(request.body)["Entries"]
+            for request in self._wire.requests
+            if request.headers["X-Amz-Target"] == "AmazonSQS.ChangeMessageVisibilityBatch"
+        ]
+        return [entry["VisibilityTimeout"] for entries in asked for entry in entries]
+
+
+class Measured:
+    """What was printed in the embedded metric format: by name, and the requests by their dimension ``Operation``."""
+
+    def __init__(self, out: str) -> None:
+        self.metrics: dict[str, Any] = {}
+        self.requests: dict[str, float] = {}
+        for line in out.splitlines():
+            fields = json.loads(line)
+            (directive,) = fields["_aws"]["CloudWatchMetrics"]
+            assert (directive["Namespace"], fields["service"]) == ("CerberusAuth", "orders")
+            for name in (metric["Name"] for metric in directive["Metrics"]):
+                if name == "CerberusRequests":
+                    assert directive["Dimensions"] == [["service", "Operation"]]
+                    (self.requests[fields["Operation"]],) = fields[name]
+                else:
+                    assert directive["Dimensions"] == [["service"]]
+                    self.metrics[name] = fields[name]
 
 
 @pytest.fixture
@@ -59,12 +126,43 @@ class TestProvider:
         assert provider.get(SECRET_PATH, max_age=60, transform="json") == SECRET
         assert provider.get(SECRET_PATH, transform="json", force_fetch=True) == {"username": "new"}
         assert reads() == 2
-        provider.clear_cache()  # type: ignore[no-untyped-call]
+        provider.clear_cache()
         provider.get(SECRET_PATH, transform="json")
         assert reads() == 3
         for _ in range(2):
             provider.get(SECRET_PATH, transform="json", max_age=0, force_fetch=True)
         assert reads() == 5
+        for _ in range(2):
+            provider.get(SECRET_PATH, max_age=0)
+        assert reads() == 7
+
+    def test_ages_do_not_add_up(self, function: Function) -> None:
+        function.configure(CERBERUS_MAX_AGE="1")
+        cerberus = CerberusClient(function.auth())
+        provider = CerberusProvider(cerberus)
+        cerberus.read(SECRET_PATH)
+        time.sleep(0.6)
+        assert provider.get(SECRET_PATH, transform="json") == SECRET  # kept by the client for 0.6 s
+        function.stack.cerberus.put_secret(SECRET_PATH, {"username": "new"})
+        time.sleep(0.6)
+        assert provider.get(SECRET_PATH, transform="json") == {"username": "new"}
+
+    def test_the_environments_max_age_counts_unless_one_is_given(self, function: Function) -> None:
+        function.configure(CERBERUS_MAX_AGE="0")
+        provider = CerberusProvider(CerberusClient(function.auth()))
+        for max_age in (None, None, 60, 60):
+            provider.get(SECRET_PATH, max_age=max_age)
+        assert function.stack.cerberus.count(READ) == 3
+
+    def test_it_serves_what_it_has_while_cerberus_is_out_of_reach(self, function: Function) -> None:
+        function.configure(CERBERUS_MAX_AGE="0.1")
+        provider = CerberusProvider(CerberusClient(function.auth()))
+        provider.get(SECRET_PATH)
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        time.sleep(0.2)
+        assert provider.get(SECRET_PATH, transform="json") == SECRET
+        with pytest.raises(GetParameterError):
+            provider.get(SECRET_PATH, stale_if_error=0)
 
     def test_all_below_a_path_come_by_name(self, function: Function, provider: CerberusProvider) -> None:
         function.stack.cerberus.put_secret("app/orders/queue/primary", {"url": "amqps://…"})
@@ -82,9 +180,11 @@ class TestProvider:
         assert provider.get(SECRET_PATH, transform="json", version=version) == {"username": "older"}
 
     def test_errors_are_powertools_and_tell_their_cause(self, provider: CerberusProvider) -> None:
-        with pytest.raises(GetParameterError, match="nothing is stored under 'app/orders/nothing'") as caught:
+        with pytest.raises(GetParameterError, match="'app/orders/nothing'") as caught:
             provider.get("app/orders/nothing")
         assert isinstance(caught.value.__cause__, SecretNotFound)
+
+    def test_several_of_nothing(self, provider: CerberusProvider) -> None:
         with pytest.raises(GetParameterError) as caught:
             provider.get_multiple("app/orders/nothing")
         assert isinstance(caught.value.__cause__, SecretNotFound)
@@ -95,6 +195,8 @@ class TestProvider:
         assert SECRET["password"] not in str(caught.value)
 
     def test_threads_share_one_reading(self, function: Function, provider: CerberusProvider) -> None:
+        provider.get(SECRET_PATH, max_age=0)  # the token
+        before = function.stack.cerberus.count(READ)
         function.stack.cerberus.answer_after_seconds = 0.2
         together = threading.Barrier(8)
         found: list[Any] = []
@@ -109,7 +211,7 @@ class TestProvider:
         for thread in threads:
             thread.join()
         assert found == [SECRET] * 8
-        assert function.stack.cerberus.count(READ) == 1
+        assert function.stack.cerberus.count(READ) == before + 1
 
 
 class TestMiddleware:
@@ -172,14 +274,13 @@ class TestMiddleware:
         def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
             if event == "refused":
                 function.stack.cerberus.revoke()
-            cerberus.read(SECRET_PATH)
+            cerberus.read(SECRET_PATH, max_age=0)
 
         def measured(event: str) -> dict[str, Any]:
             handler(event, Context())
             out = capsys.readouterr().out
             assert not function.secrets_in(out)
-            fields: dict[str, Any] = json.loads(out)
-            return {name: value for name, value in fields.items() if name.startswith("Cerberus")}
+            return Measured(out).metrics
 
         cold = measured("cold")
         assert cold.pop("CerberusAuthentications") == [1]
@@ -208,12 +309,117 @@ class TestMiddleware:
                 """Do nothing."""
 
             handler({}, Context())
-            told.append(json.loads(capsys.readouterr().out))
-        assert [("CerberusAuthentications" in each, "CerberusSharedCacheHits" in each) for each in told] == [
+            told.append(Measured(capsys.readouterr().out))
+        assert [
+            ("CerberusAuthentications" in each.metrics, "CerberusSharedCacheHits" in each.metrics) for each in told
+        ] == [
             (True, False),
             (False, True),
         ]
-        assert all(each["CerberusSharedCacheTime"][0] > 0 for each in told)
+        assert [each.requests for each in told] == [{"auth": 1}, {}]
+        assert all(each.metrics["CerberusSharedCacheTime"][0] > 0 for each in told)
+
+    def test_requests_that_reached_cerberus_are_counted_by_operation(
+        self, function: Function, middleware: CerberusMiddleware, metrics: Metrics, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        function.stack.cerberus.put_file("app/orders/key.pem", b"a key")
+
+        @metrics.log_metrics
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            for _ in range(3):
+                cerberus.read(SECRET_PATH)
+            cerberus.read_all("app/orders")
+            cerberus.versions(SECRET_PATH)
+            cerberus.read_file("app/orders/key.pem")
+
+        function.stack.cerberus.server.faults.add(
+            Fault.status(503), lambda request: request.path.startswith("/v1/secret/")
+        )
+        handler({}, Context())
+        counted = Measured(capsys.readouterr().out).requests
+        assert counted == {"auth": 1, "read": 2, "list": 1, "versions": 1, "file": 1}  # the first read was sent again
+        assert sum(counted.values()) == len(function.cerberus.requests)
+        handler({}, Context())
+        assert Measured(capsys.readouterr().out).requests == {}
+
+    def test_a_request_that_does_not_arrive_is_not_counted(
+        self, function: Function, middleware: CerberusMiddleware, metrics: Metrics, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        function.stack.cerberus.server.stop_listening()
+
+        @middleware.token
+        def handler(event: object, context: Context, cerberus_token: str) -> None:
+            raise AssertionError("there is no token")
+
+        with pytest.raises(CerberusUnavailable):
+            handler({}, Context())
+        told = Measured(capsys.readouterr().out)
+        assert told.metrics["CerberusFailure.CerberusUnavailable"] == [1]
+        assert told.requests == {}
+
+    def test_stale_reads_are_counted_with_the_age_that_was_served(
+        self, function: Function, metrics: Metrics, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        function.configure(CERBERUS_MAX_AGE="0.2")
+
+        @metrics.log_metrics
+        @CerberusMiddleware(function.auth(), metrics=metrics).client
+        def handler(event: int, context: Context, cerberus: CerberusClient) -> None:
+            for _ in range(event):
+                assert cerberus.read(SECRET_PATH) == SECRET
+
+        handler(1, Context())
+        assert "StaleReads" not in Measured(capsys.readouterr().out).metrics
+        function.stack.cerberus.server.faults.add(Fault.html(503), times=None)
+        time.sleep(0.5)
+        handler(3, Context())
+        metrics_of_outage = Measured(capsys.readouterr().out).metrics
+        assert metrics_of_outage["StaleReads"] == [3]
+        assert 0.5 <= metrics_of_outage["StaleAge"][0] < 60
+
+    def test_spans_where_the_function_has_opentelemetry(self, function: Function) -> None:
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        own = provider.get_tracer("the function")
+
+        @CerberusMiddleware(function.auth()).token
+        def handler(event: object, context: Context, cerberus_token: str) -> None:
+            """Do nothing."""
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(opentelemetry.trace, "get_tracer", provider.get_tracer)
+            with own.start_as_current_span("invocation") as invocation:
+                handler({}, Context())
+                handler({}, Context())
+        spans = {span.name: span for span in exporter.get_finished_spans()}
+        whole, request = spans["cerberus authentication"], spans["cerberus auth request"]
+        assert whole.parent == invocation.get_span_context()
+        assert whole.attributes == {
+            "cerberus.principal": ROLE_ARN,
+            "cerberus.region": "us-west-2",
+            "cerberus.shared": False,
+        }
+        assert request.parent == whole.context
+        times = [whole.start_time, request.start_time, request.end_time, whole.end_time]
+        assert times == sorted(time or 0 for time in times)
+        assert len(exporter.get_finished_spans()) == len(spans)  # a kept token makes no span
+        assert not function.secrets_in(" ".join(span.to_json() for span in spans.values()))
+
+        function.stack.cerberus.deny(ROLE_ARN)
+        function.auth().invalidate()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(opentelemetry.trace, "get_tracer", provider.get_tracer)
+            with pytest.raises(PrincipalRejected):
+                handler({}, Context())
+        failed = [span for span in exporter.get_finished_spans() if span.name == "cerberus authentication"][-1]
+        assert failed.status.status_code is opentelemetry.trace.StatusCode.ERROR
+        assert failed.status.description == "PrincipalRejected"
+
+    def test_opentelemetry_is_never_imported(self) -> None:
+        code = "import sys, cerberus_auth.powertools.middleware; sys.exit('opentelemetry' in sys.modules)"
+        subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(LAYER)}, check=True, timeout=60)
 
     def test_a_failure_is_told_before_it_is_raised(
         self, function: Function, middleware: CerberusMiddleware, capsys: pytest.CaptureFixture[str]
@@ -226,11 +432,89 @@ class TestMiddleware:
 
         with pytest.raises(PrincipalRejected):
             handler({}, Context())
-        told = json.loads(capsys.readouterr().out)
-        assert told["CerberusAuthenticationFailures"] == told["CerberusFailure.PrincipalRejected"] == [1]
+        told = Measured(capsys.readouterr().out)
+        assert (
+            told.metrics["CerberusAuthenticationFailures"] == told.metrics["CerberusFailure.PrincipalRejected"] == [1]
+        )
+        assert told.requests == {"auth": 1}
         with pytest.raises(PrincipalRejected):  # remembered: no authentication, nothing to tell
             handler({}, Context())
         assert capsys.readouterr().out == ""
+
+    def test_messages_stay_hidden_longer_after_each_receive_while_cerberus_is_unavailable(
+        self, function: Function, middleware: CerberusMiddleware, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "cerberus_auth")
+        queue = Queue(function.stack, 12)
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": [queue.statement()]})
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            raise AssertionError("there is no token")
+
+        for receives in (1, 5):
+            with pytest.raises(CerberusUnavailable):
+                handler(queue.event(receives), Context())
+            middleware.auth.invalidate()  # and the failure that it remembers
+        assert queue.visibilities == [60] * 12 + [900] * 12
+        assert f"postponed 12 of 12 messages of {queue.arn}" in caplog.text
+        assert not function.secrets_in(caplog.text)
+
+    def test_a_handler_that_finds_cerberus_unavailable_postpones_too_and_other_errors_do_not(
+        self, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        queue = Queue(function.stack, 1)
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            cerberus.read("app/orders/nothing", fresh=True)
+
+        with pytest.raises(SecretNotFound):
+            handler(queue.event(1), Context())
+        assert queue.visibilities == []
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        with pytest.raises(CerberusUnavailable):
+            handler(queue.event(1), Context())
+        assert queue.visibilities == [60]
+
+    @pytest.mark.parametrize("event", [{}, "text", {"Records": []}, {"Records": [{"eventSource": "aws:sns"}]}])
+    def test_events_of_other_sources_are_left_alone(
+        self, event: Any, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        with pytest.raises(CerberusUnavailable):
+            middleware.client(lambda event, context, cerberus: None)(event, Context())
+        assert function.stack.aws.count("sqs") == 0
+
+    def test_without_the_permission_the_error_is_still_that_of_cerberus(
+        self, function: Function, middleware: CerberusMiddleware, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        queue = Queue(function.stack, 1)
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        with pytest.raises(CerberusUnavailable):
+            middleware.client(lambda event, context, cerberus: None)(queue.event(1), Context())
+        assert f"Cannot postpone the messages of {queue.arn} (AccessDenied" in caplog.text
+        assert "Allow sqs:ChangeMessageVisibility" in caplog.text
+
+    def test_a_record_that_lacks_something_does_not_hide_the_error(
+        self, function: Function, middleware: CerberusMiddleware, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        with pytest.raises(CerberusUnavailable):
+            middleware.client(lambda event, context, cerberus: None)(
+                {"Records": [{"eventSource": "aws:sqs", "body": "{}"}]}, Context()
+            )
+        assert "Cannot postpone the messages of None (AttributeError)" in caplog.text
+
+    def test_no_call_starts_in_the_last_second(self, function: Function, middleware: CerberusMiddleware) -> None:
+        queue = Queue(function.stack, 1)
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        with pytest.raises(CerberusUnavailable):
+            middleware.client(lambda event, context, cerberus: None)(queue.event(1), Context(0.9))
+        assert queue.visibilities == []
 
     def test_what_happened_is_kept_without_secrets(self, function: Function, middleware: CerberusMiddleware) -> None:
         for _ in range(20):

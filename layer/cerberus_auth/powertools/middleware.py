@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
+from .._version import __version__
 from ..auth import CerberusAuth
 from ..client import CerberusClient
-from ..errors import CerberusError
+from ..errors import CerberusError, CerberusUnavailable
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from ..auth import LambdaContext
     from ..authentication.record import Authentication
 
+E = TypeVar("E")
+C = TypeVar("C", bound="LambdaContext")
 T = TypeVar("T")
+P = ParamSpec("P")
 
 STEP_METRICS = {
     "auth request": "CerberusAuthRequestTime",
@@ -30,25 +35,26 @@ STEP_METRICS = {
     "lambda:GetFunctionConfiguration": "CerberusIdentityTime",
     "shared cache": "CerberusSharedCacheTime",
 }
-"""The metric that the time of each step of an authentication is in, in milliseconds."""
+"""The metric that has the time of each step of an authentication, in milliseconds."""
 
 
 class CerberusMiddleware:
-    """Has a token ready before each invocation, within the time that the invocation has, and tells of it.
+    """Gets the token before each invocation, within the invocation's time, and records what it did.
 
-    Make one at module scope and decorate the handler with ``client`` or ``token``; it stacks with the decorators of
-    Logger, Metrics and Tracer in any order.
+    Create one at module scope and decorate the handler with ``client`` or ``token``. It works together with the decorators
+    of Logger, Metrics and Tracer in any order. Where the function has loaded OpenTelemetry's API, each authentication is a
+    span too.
 
     Parameters
     ----------
     auth
-        One of the environment's settings by default.
+        By default one with the environment's settings.
     metrics
-        Takes what is counted; flushed by its own ``log_metrics``, or here where authenticating fails.
+        Receives the metrics. Its own ``log_metrics`` flushes them, or the middleware where authenticating fails.
     tracer
-        Takes a subsegment for each authentication of the invocation, with one for each step.
+        Receives a subsegment for each authentication of the invocation, with one for each step.
     logger
-        Writes this package's log too, in its own format and level, with its own keys.
+        Writes this package's log records too, in its own format and level, with its own keys.
     """
 
     def __init__(
@@ -63,62 +69,96 @@ class CerberusMiddleware:
         self._client = CerberusClient(self.auth)
         self._metrics = metrics
         self._tracer = tracer
-        self._seen = 0  # number of the last authentication told of
+        self._seen = 0  # the number of the last authentication that was recorded
         if logger is not None:
             copy_config_to_registered_loggers(logger, include={"cerberus_auth"})
 
-    def client(self, handler: Callable[..., T]) -> Callable[..., T]:
-        """Hand the handler a ``CerberusClient``, as ``cerberus``, whose calls end before the invocation does.
+    def client(self, handler: Callable[Concatenate[E, C, P], T]) -> Callable[Concatenate[E, C, ...], T]:
+        """Pass the handler a ``CerberusClient`` as ``cerberus``. Its calls end before the invocation does.
 
         Raises
         ------
         CerberusError
-            In place of the handler's call: there is no token. See README, "Errors and what to do".
+            There is no token. The handler is not called. See the documentation, "Errors".
         """
         return self._around(handler, lambda context: {"cerberus": self._client.within(context)})
 
-    def token(self, handler: Callable[..., T]) -> Callable[..., T]:
-        """Hand the handler the token, as ``cerberus_token``.
+    def token(self, handler: Callable[Concatenate[E, C, P], T]) -> Callable[Concatenate[E, C, ...], T]:
+        """Pass the handler the token as ``cerberus_token``.
 
         Raises
         ------
         CerberusError
-            As with ``client``.
+            As in ``client``.
         """
         return self._around(handler, lambda context: {"cerberus_token": self.auth.token(context=context)})
 
-    def _around(self, handler: Callable[..., T], hand: Callable[[LambdaContext], dict[str, Any]]) -> Callable[..., T]:
+    def _around(
+        self, handler: Callable[Concatenate[E, C, P], T], given: Callable[[C], dict[str, Any]]
+    ) -> Callable[Concatenate[E, C, ...], T]:
         @functools.wraps(handler)
-        def decorated(event: Any, context: LambdaContext, *args: Any, **kwargs: Any) -> T:
+        def decorated(event: E, context: C, *args: Any, **keywords: Any) -> T:
             began = time.time()
             try:
-                self.auth.token(context=context)
-            except CerberusError:
-                if (
-                    self._tell(began) and self._metrics is not None
-                ):  # an outer log_metrics finds nothing left; an inner one is not called
-                    self._metrics.flush_metrics()
+                self._authenticate(began, context)
+                try:
+                    return handler(event, context, *args, **keywords, **given(context))
+                finally:
+                    self._record(began)
+            except CerberusUnavailable:
+                from .queue import postpone
+
+                postpone(event, context)
                 raise
-            if not self._tell(began) and self._metrics is not None:
-                self._metrics.add_metric("CerberusTokenCacheHits", MetricUnit.Count, 1)
-            try:
-                return handler(event, context, *args, **hand(context), **kwargs)
-            finally:
-                self._tell(began)
 
         return decorated
 
-    def _tell(self, began: float) -> int:
-        """Tell of the authentications since the last time; how many there were."""
+    def _authenticate(self, began: float, context: LambdaContext) -> None:
+        try:
+            self.auth.token(context=context)
+        except CerberusError:
+            # An outer log_metrics finds nothing left; an inner one is not called.
+            if self._record(began) and self._metrics is not None:
+                self._metrics.flush_metrics()
+            raise
+        if not self._record(began) and self._metrics is not None:
+            self._metrics.add_metric("CerberusTokenCacheHits", MetricUnit.Count, 1)
+
+    def _record(self, began: float) -> int:
+        """Record what happened since the last time. Return the number of authentications."""
         new = [each for each in self.auth.authentications if each.number > self._seen]
         for authentication in new:
             self._seen = authentication.number
             if self._metrics is not None:
                 _measure(self._metrics, authentication)
-            # One of the initialisation is no part of the invocation's trace.
-            if self._tracer is not None and not self._tracer.disabled and authentication.began >= began:
+            if (
+                authentication.began < began
+            ):  # an authentication of the initialisation is no part of the invocation's trace
+                continue
+            if self._tracer is not None and not self._tracer.disabled:
                 _trace(self._tracer.provider, authentication)
+            if opentelemetry := sys.modules.get("opentelemetry.trace"):
+                _trace_by_opentelemetry(opentelemetry, authentication)
+        if self._metrics is not None:
+            _count(self._metrics, *self.auth.service.usage.take())
         return len(new)
+
+
+def _count(metrics: Metrics, requests: dict[str, int], stale: int, stale_age: float) -> None:
+    """Count the requests, each operation in a line of its own since it has a dimension of its own."""
+    service = {"service": str(metrics.service)} if metrics.service else {}
+    for operation, count in requests.items():
+        with single_metric(
+            "CerberusRequests",
+            MetricUnit.Count,
+            count,
+            namespace=metrics.namespace,
+            default_dimensions={**metrics.default_dimensions, **service, "Operation": operation},
+        ):
+            pass
+    if stale:
+        metrics.add_metric("StaleReads", MetricUnit.Count, stale)
+        metrics.add_metric("StaleAge", MetricUnit.Seconds, round(stale_age, 3))
 
 
 def _measure(metrics: Metrics, authentication: Authentication) -> None:
@@ -144,22 +184,48 @@ def _measure(metrics: Metrics, authentication: Authentication) -> None:
         time_of(name, seconds)
 
 
+def _annotations(authentication: Authentication) -> dict[str, str | bool]:
+    found: dict[str, str | bool] = {"shared": authentication.shared}
+    for name, value in (("principal", authentication.principal), ("region", authentication.region)):
+        if value:
+            found[name] = value
+    if authentication.error is not None:
+        found |= {"error": type(authentication.error).__name__, "step": authentication.error.step}
+    return found
+
+
 def _trace(recorder: Any, authentication: Authentication) -> None:
-    """Record what is over already: subsegments with the times that it had."""
+    """Record X-Ray subsegments with the times of what is over already."""
     whole = recorder.begin_subsegment("## cerberus authentication")
     if whole is None:  # no segment to put it under
         return
     whole.start_time = authentication.began
-    for name, value in (("principal", authentication.principal), ("region", authentication.region)):
-        if value:
-            whole.put_annotation(name, value)
-    whole.put_annotation("shared", authentication.shared)
+    for name, value in _annotations(authentication).items():
+        whole.put_annotation(name, value)
     if authentication.error is not None:
         whole.add_fault_flag()
-        whole.put_annotation("error", type(authentication.error).__name__)
-        whole.put_annotation("step", authentication.error.step)
     for step in authentication.steps:
         part = recorder.begin_subsegment(f"## cerberus {step.name}")
         part.start_time = step.began
         recorder.end_subsegment(step.began + step.seconds)
     recorder.end_subsegment(authentication.began + authentication.seconds)
+
+
+def _trace_by_opentelemetry(api: Any, authentication: Authentication) -> None:
+    """Record OpenTelemetry spans with the times of what is over already, below the span that is current."""
+
+    def nanoseconds(moment: float) -> int:
+        return int(1e9 * moment)
+
+    tracer = api.get_tracer("cerberus_auth", __version__)
+    attributes = {f"cerberus.{name}": value for name, value in _annotations(authentication).items()}
+    whole = tracer.start_span(
+        "cerberus authentication", start_time=nanoseconds(authentication.began), attributes=attributes
+    )
+    if authentication.error is not None:
+        whole.set_status(api.StatusCode.ERROR, type(authentication.error).__name__)
+    within = api.set_span_in_context(whole)
+    for step in authentication.steps:
+        part = tracer.start_span(f"cerberus {step.name}", within, start_time=nanoseconds(step.began))
+        part.end(nanoseconds(step.began + step.seconds))
+    whole.end(nanoseconds(authentication.began + authentication.seconds))

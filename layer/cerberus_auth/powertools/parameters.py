@@ -1,4 +1,4 @@
-"""A provider for Powertools' parameters. That utility loads boto3, whoever's parameters it is used for."""
+"""A provider for Powertools' parameters. That utility loads boto3, whatever the parameters are."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ from ..errors import CerberusError
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.parameters.types import TransformOptions
 
+_KEYWORDS = "cerberus_keywords"
+
 
 class CerberusProvider(BaseProvider):
-    """Secrets by the interface of Powertools' parameters.
+    """Reads secrets through the interface of Powertools' parameters.
 
-    A secret comes as the JSON text of its keys and values, as from Secrets Manager: ``transform="json"`` makes the dict.
-    ``get_multiple`` gives all that is stored below a path, by the rest of each path. Other keywords go to
-    ``CerberusClient.read`` or ``read_all`` (``timeout``, ``context``); ``version`` gives that of a secret.
+    ``get`` returns a secret as JSON text, as Secrets Manager does: ``transform="json"`` makes a dict of it.
+    ``get_multiple`` returns all secrets below a path, by the rest of their paths. The client keeps what it reads, also while
+    Cerberus is out of reach. Powertools' own cache is off: with both, a secret could be twice as old as ``max_age``.
+
+    ``max_age`` is that of ``CerberusClient.read``, ``CERBERUS_MAX_AGE`` by default. ``force_fetch=True`` is its
+    ``fresh=True``. Other keywords go to ``CerberusClient.read`` or ``read_all``: ``stale_if_error``, ``timeout``,
+    ``context``. ``version`` selects a version of a secret.
 
     Parameters
     ----------
     client
-        One of the environment's settings by default.
+        By default one with the environment's settings.
 
     Raises
     ------
@@ -38,7 +44,7 @@ class CerberusProvider(BaseProvider):
     Examples
     --------
     >>> provider = CerberusProvider()  # doctest: +SKIP
-    >>> provider.get("app/orders/db", transform="json", max_age=300)  # doctest: +SKIP
+    >>> provider.get("app/orders/db", transform="json")  # doctest: +SKIP
     {'username': 'orders', 'password': '…'}
     """
 
@@ -55,8 +61,9 @@ class CerberusProvider(BaseProvider):
         **options: Any,
     ) -> Any:
         """See ``BaseProvider.get``."""
-        with _telling_the_cause():
-            return super().get(name, max_age, transform, force_fetch, fresh=force_fetch, **options)
+        # With a max_age of 0, Powertools keeps nothing.
+        with _naming_the_cause():
+            return super().get(name, 0, transform, **_wanted(max_age, force_fetch), **options)
 
     def get_multiple(
         self,
@@ -68,27 +75,33 @@ class CerberusProvider(BaseProvider):
         **options: Any,
     ) -> Any:
         """See ``BaseProvider.get_multiple``."""
-        with _telling_the_cause():
-            return super().get_multiple(
-                path, max_age, transform, raise_on_transform_error, force_fetch, fresh=force_fetch, **options
-            )
+        with _naming_the_cause():
+            wanted = _wanted(max_age, force_fetch)
+            return super().get_multiple(path, 0, transform, raise_on_transform_error, **wanted, **options)
+
+    def clear_cache(self) -> None:
+        """Drop every secret that the client keeps."""
+        self._cerberus.forget()
 
     def _get(self, name: str, version: str | None = None, **options: Any) -> str:
-        # Of no age, and yet one reading for all threads that come while it is under way: Powertools keeps what it gave.
-        options.setdefault("max_age", 0)
         read = (
             self._cerberus.read if version is None else functools.partial(self._cerberus.read_version, version=version)
         )
-        return json.dumps(read(name, **options))
+        return json.dumps(read(name, **options.pop(_KEYWORDS), **options))
 
     def _get_multiple(self, path: str, **options: Any) -> dict[str, str]:
-        options.setdefault("max_age", 0)
-        return {name: json.dumps(data) for name, data in self._cerberus.read_all(path, **options).items()}
+        found = self._cerberus.read_all(path, **options.pop(_KEYWORDS), **options)
+        return {name: json.dumps(data) for name, data in found.items()}
+
+
+def _wanted(max_age: float | None, force_fetch: bool) -> dict[str, Any]:
+    """Return the keywords of ``CerberusClient.read``, under a name that passes Powertools, which has its own ``max_age``."""
+    return {_KEYWORDS: {"fresh": True} if force_fetch else {"max_age": max_age}}
 
 
 @contextmanager
-def _telling_the_cause() -> Iterator[None]:
-    """Powertools keeps of an error only its text; this adds the error itself, as the cause."""
+def _naming_the_cause() -> Iterator[None]:
+    """Add the error itself as the cause: Powertools keeps only its text."""
     try:
         yield
     except GetParameterError as error:
