@@ -5,6 +5,7 @@ same bytes.
 """
 
 import json
+import re
 import sys
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -25,8 +26,22 @@ def licence(found: Distribution) -> dict[str, object]:
     return {"license": {"name": stated["license"]}}
 
 
+def bundled(file: Path) -> dict[str, object]:
+    """What a package brings along that is no package of Python: Powertools' Swagger UI, which states its version."""
+    (release,) = re.findall(r'PACKAGE_VERSION:"([\w.-]+)"', file.read_text(encoding="utf-8"))
+    reference = f"pkg:npm/swagger-ui-dist@{release}"
+    return {
+        "type": "library",
+        "bom-ref": reference,
+        "name": "swagger-ui-dist",
+        "version": release,
+        "purl": reference,
+        "licenses": [{"expression": "Apache-2.0"}],
+    }
+
+
 components = sorted(
-    (
+    [
         {
             "type": "library",
             "bom-ref": purl(found.name, found.version),
@@ -36,7 +51,8 @@ components = sorted(
             "licenses": [licence(found)],
         }
         for found in distributions(path=[folder])
-    ),
+    ]
+    + [bundled(file) for file in Path(folder).rglob("swagger-ui-bundle*.js")],
     key=lambda component: str(component["name"]).lower(),
 )
 bom = {

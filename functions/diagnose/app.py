@@ -9,6 +9,6 @@ from typing import Any
 from cerberus_auth.doctor import Doctor, line, report
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    findings = Doctor(path=event.get("path", ""), tell=lambda finding: print(line(finding))).examine()
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    findings = Doctor(path=event.get("path", ""), tell=lambda finding: print(line(finding)), context=context).examine()
     return report(findings)

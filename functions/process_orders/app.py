@@ -1,8 +1,9 @@
-"""Processes the orders of an SQS queue, each with the credentials that Cerberus has at that moment.
+"""Processes the orders of an SQS queue with the database credentials that Cerberus holds.
 
-Shows one token for all records of all batches, and Powertools' partial failures: only the orders that failed go back to
-the queue. Where the service revokes the token in mid-batch, the client authenticates again and no record is lost. The
-middleware measures that, and where there is no token the whole batch goes back before any record is touched.
+Shows one token and one read for all records of all batches of five minutes, and Powertools' partial failures: only the orders
+that failed go back to the queue. If Cerberus revokes the token, the next read that reaches it authenticates again, and no
+record is lost. The middleware measures authentications. Without a token, the whole batch goes back before any record is
+processed.
 """
 
 import os
@@ -18,7 +19,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from cerberus_auth import CerberusClient
 from cerberus_auth.powertools import CerberusMiddleware
 
-logger = Logger()
+logger = Logger(use_rfc3339=True)  # Lambda's JSON log filter reads the level only beside such a timestamp
 metrics = Metrics()
 processor = BatchProcessor(event_type=EventType.SQS)
 cerberus_auth = CerberusMiddleware(metrics=metrics, logger=logger)

@@ -1,7 +1,7 @@
 """Reads a secret for an HTTP API.
 
-Shows ``CerberusClient`` at module scope, so that all invocations of a container share its token, with Powertools' event
-handler and logger.
+Shows ``CerberusClient`` at module scope, so that all invocations of a container share its token and what it has read, with
+Powertools' event handler and logger.
 """
 
 import os
@@ -14,7 +14,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cerberus_auth import CerberusClient, CerberusError
 
-logger = Logger()
+logger = Logger(use_rfc3339=True)  # Lambda's JSON log filter reads the level only beside such a timestamp
 app = APIGatewayHttpResolver()
 cerberus = CerberusClient()
 

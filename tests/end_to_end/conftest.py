@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from local_stack.application import Application
+from local_stack.application import PARAMETERS, Application
 from local_stack.runtime import LambdaRuntime, MissingPrerequisiteError, find_emulator, find_python
 from local_stack.stack import LocalStack
 
@@ -57,3 +57,11 @@ def start(stack: LocalStack, application: Application) -> Iterator[Callable[...,
             )
 
         yield start
+
+
+@pytest.fixture
+def everything(stack: LocalStack) -> Application:
+    """All that the template can deploy. Its key is made first, with the policy that it has there."""
+    parameters = {**PARAMETERS, "SharedCache": "true", "Diagnose": "true"}
+    key_policy = Application(parameters).properties("SharedCacheKey")["KeyPolicy"]
+    return Application(parameters, attributes={"SharedCacheKey.Arn": stack.aws.create_key(key_policy)})

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from cerberus_auth.testing.http_server import Fault, Request
-from local_stack.application import PARAMETERS, Application
+from local_stack.application import Application
 from local_stack.aws import Aws
 from local_stack.runtime import ROOT, Invocation, LambdaRuntime
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack, decrypt_statement
 
 Start = Callable[..., LambdaRuntime]
-FUNCTIONS = ("ReadSecretFunction", "ProcessOrdersFunction", "NightlyReportFunction")
+KEEPING = ("ReadSecretFunction", "ProcessOrdersFunction")  # which read by CerberusClient
+FUNCTIONS = (*KEEPING, "NightlyReportFunction")
 
 
 def authentications(stack: LocalStack) -> list[Mapping[str, Any] | None]:
@@ -58,18 +59,31 @@ def test_twenty_invocations_cost_one_authentication_and_one_decrypt(
     name: str, start: Start, stack: LocalStack, application: Application
 ) -> None:
     event = application.functions[name].event()
-    container = start(name, role=ROLE)
+    container = start(name, role=ROLE, CERBERUS_MAX_AGE="0")
     for _ in range(20):
         payload(container.invoke(event))
     assert authentications(stack) == [{"iam_principal_arn": ROLE, "region": stack.region}]
     assert aws_calls(stack) == ["kms:Decrypt"]
     assert stack.cerberus.count(f"/v1/secret/{SECRET_PATH}") >= 20
 
-    second = start(name, role=ROLE)
+    second = start(name, role=ROLE, CERBERUS_MAX_AGE="0")
     for _ in range(2):
         payload(second.invoke(event))
     assert len(authentications(stack)) == 2
     assert aws_calls(stack) == ["kms:Decrypt"] * 2
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_twenty_invocations_cost_one_read(name: str, start: Start, stack: LocalStack, application: Application) -> None:
+    event = application.functions[name].event()
+    container = start(name, role=ROLE)
+    answers = [payload(container.invoke(event)) for _ in range(10)]
+    stack.cerberus.revoke()  # noticed at the next read that reaches Cerberus
+    answers += [payload(container.invoke(event)) for _ in range(10)]
+    assert answers == [answers[0]] * 20
+    assert authentications(stack) == [{"iam_principal_arn": ROLE, "region": stack.region}]
+    assert aws_calls(stack) == ["kms:Decrypt"]
+    assert stack.cerberus.count(f"/v1/secret/{SECRET_PATH}") == 1
 
 
 def test_initialisation_makes_no_call(start: Start, stack: LocalStack) -> None:
@@ -96,7 +110,7 @@ def test_neither_answer_nor_log_holds_a_password_a_token_or_a_credential(
 ) -> None:
     tokens: set[str] = set()
     observe(stack, lambda request: tokens.update(request.headers.get_all("X-Cerberus-Token", [])))
-    container = start(name)
+    container = start(name, CERBERUS_MAX_AGE="0")
     invocations = [container.invoke(application.functions[name].event())]
     stack.cerberus.revoke()
     invocations.append(container.invoke(application.functions[name].event()))
@@ -113,7 +127,7 @@ def test_neither_answer_nor_log_holds_a_password_a_token_or_a_credential(
 def test_a_token_revoked_in_mid_batch_costs_one_authentication_and_no_record(
     start: Start, stack: LocalStack, application: Application
 ) -> None:
-    container = start("ProcessOrdersFunction")
+    container = start("ProcessOrdersFunction", CERBERUS_MAX_AGE="0")
     event = application.functions["ProcessOrdersFunction"].event()
     assert payload(container.invoke(event)) == {"batchItemFailures": []}
     assert len(authentications(stack)) == 1
@@ -171,8 +185,11 @@ def test_without_the_right_policy_the_error_names_the_statement(
 
 def test_the_policy_in_the_template_is_the_least(application: Application) -> None:
     for function in application.functions.values():
-        (statement,) = function.statements
+        *others, statement = function.statements
         assert statement == decrypt_statement()
+        assert [each["Action"] for each in others] == ["sqs:ChangeMessageVisibility"] * (
+            function.name == "ProcessOrdersFunction"
+        )
 
 
 def test_the_role_is_discovered_where_it_is_not_set(start: Start, stack: LocalStack) -> None:
@@ -200,9 +217,11 @@ def read_event() -> Any:
 
 
 @pytest.mark.parametrize("name", ["ReadSecretFunction", "NightlyReportFunction"])
-def test_with_the_shared_cache_two_containers_authenticate_once(stack: LocalStack, name: str) -> None:
-    """Under the template's own policies, on its own table."""
-    function = Application({**PARAMETERS, "SharedCache": "true"}).functions[name]
+def test_with_the_shared_cache_two_containers_authenticate_once(
+    stack: LocalStack, everything: Application, name: str
+) -> None:
+    """Under the template's own policies, on its own table, with its own key."""
+    function = everything.functions[name]
     stack.create_table(function.environment["CERBERUS_SHARED_CACHE_TABLE"])
     stack.create_role(function.role_arn, function.statements)
     environment = {**function.environment, **stack.environment(function.role_arn)}
@@ -212,6 +231,7 @@ def test_with_the_shared_cache_two_containers_authenticate_once(stack: LocalStac
         assert invocation.error is None
         assert "cannot be used" not in invocation.log
     assert stack.cerberus.authentications == 1
+    assert stack.cerberus.count(f"/v1/secret/{SECRET_PATH}") == (1 if name in KEEPING else 2)
 
 
 def test_without_the_shared_cache_the_template_tells_of_no_table(application: Application) -> None:
@@ -223,22 +243,25 @@ def test_the_orders_function_measures_its_authentications(start: Start, applicat
     measured = []
     for _ in range(2):
         lines = container.invoke(application.functions["ProcessOrdersFunction"].event()).log.splitlines()
-        (emf,) = [json.loads(line) for line in lines if '"CloudWatchMetrics"' in line]
-        assert emf["service"] == "process_orders"
-        measured.append({name for name in emf if name.startswith("Cerberus")})
-    assert "CerberusAuthentications" in measured[0]
-    assert measured[1] == {"CerberusTokenCacheHits"}
+        emf = [json.loads(line) for line in lines if '"CloudWatchMetrics"' in line]
+        assert {each["service"] for each in emf} == {"process_orders"}
+        requests = {each["Operation"]: each["CerberusRequests"] for each in emf if "Operation" in each}
+        (others,) = [{name for name in each if name.startswith("Cerberus")} for each in emf if "Operation" not in each]
+        measured.append((requests, others))
+    assert measured[0][0] == {"auth": [1.0], "read": [1.0]}
+    assert "CerberusAuthentications" in measured[0][1]
+    assert measured[1] == ({}, {"CerberusTokenCacheHits"})  # the secret is kept
 
 
-def test_the_diagnose_function_tells_what_mends_its_set_up(stack: LocalStack) -> None:
+def test_the_diagnose_function_tells_what_mends_its_set_up(stack: LocalStack, everything: Application) -> None:
     """Under the template's own policies; then without the one that decrypts."""
-    function = Application({**PARAMETERS, "Diagnose": "true", "SharedCache": "true"}).functions["DiagnoseFunction"]
+    function = everything.functions["DiagnoseFunction"]
     stack.create_table(function.environment["CERBERUS_SHARED_CACHE_TABLE"])
     stack.create_role(function.role_arn, function.statements)
     environment = {**function.environment, **stack.environment(function.role_arn)}
     with LambdaRuntime(function.artifact, function.handler, function.layers, environment) as container:
         well = payload(container.invoke(function.event()))
-        sharing = [each for each in function.statements if each["Action"] != "kms:Decrypt"]
+        sharing = [each for each in function.statements if each != decrypt_statement()]
         stack.aws.put_role_policy(function.role_arn, {"Version": "2012-10-17", "Statement": sharing})
         ill = container.invoke(function.event())
     assert {each["status"] for each in well["findings"]} == {"ok"}

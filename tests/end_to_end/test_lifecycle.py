@@ -24,7 +24,7 @@ from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack
 
 FUNCTIONS = Path(__file__).with_name("functions")
 SLACK = 5.0  # seconds: for a busy machine
-MEMORY = 0.3  # seconds: longer than a first failure is remembered
+PAUSE = 1.1  # seconds: longer than Cerberus is left alone after a first failure
 ERRORS = ("CerberusUnavailable", "DeadlineExceeded")
 
 Start = Callable[..., LambdaRuntime]
@@ -128,7 +128,7 @@ def test_frozen_in_mid_authentication(stack: LocalStack, container: Start, step:
 
 def test_a_lease_that_ends_between_invocations(stack: LocalStack, container: Start) -> None:
     stack.cerberus.lease_seconds = 1
-    function = container()
+    function = container(CERBERUS_MAX_AGE="0")
     tokens = set()
     for _ in range(3):
         answer = answered(function.invoke({"do": "read"}))
@@ -137,12 +137,13 @@ def test_a_lease_that_ends_between_invocations(stack: LocalStack, container: Sta
         with frozen(function):
             time.sleep(1.1)
     assert len(tokens) == stack.cerberus.authentications == 3
+    assert stack.cerberus.count(f"/v1/secret/{SECRET_PATH}") == 3
 
 
 def test_a_lease_that_ends_while_the_service_is_away(stack: LocalStack, container: Start) -> None:
     stack.cerberus.lease_seconds = 1
     timeout = 1.5
-    function = container(CERBERUS_TIMEOUT=str(timeout))
+    function = container(CERBERUS_TIMEOUT=str(timeout), CERBERUS_MAX_AGE="0")
     assert answered(function.invoke({"do": "read"}))["secret"] == SECRET
     stack.cerberus.server.stop_listening()
     with frozen(function):
@@ -151,8 +152,25 @@ def test_a_lease_that_ends_while_the_service_is_away(stack: LocalStack, containe
     assert answer["error"] == "CerberusUnavailable"
     assert answer["seconds"] < timeout + SLACK
     stack.cerberus.server.resume()
-    time.sleep(MEMORY)
+    time.sleep(PAUSE)
     assert answered(function.invoke({"do": "read"}))["secret"] == SECRET
+
+
+def test_a_kept_secret_outlasts_the_service_and_the_lease(stack: LocalStack, container: Start) -> None:
+    stack.cerberus.lease_seconds = 1
+    function = container(CERBERUS_MAX_AGE="1")
+    assert answered(function.invoke({"do": "secret"}))["secret"] == SECRET
+    stack.cerberus.server.stop_listening()
+    with frozen(function):
+        time.sleep(1.1)
+    served = [function.invoke({"do": "secret"}) for _ in range(5)]
+    assert [answered(invocation)["secret"] for invocation in served] == [SECRET] * 5
+    (warning,) = [line for invocation in served for line in invocation.log.splitlines() if "WARNING" in line]
+    assert f"Cerberus unavailable, serving cached {SECRET_PATH}" in warning
+    stack.cerberus.server.resume()
+    time.sleep(PAUSE)
+    assert answered(function.invoke({"do": "secret"}))["secret"] == SECRET
+    assert stack.cerberus.count(f"/v1/secret/{SECRET_PATH}") == stack.cerberus.authentications == 2
 
 
 # Short of time
@@ -160,16 +178,18 @@ def test_a_lease_that_ends_while_the_service_is_away(stack: LocalStack, containe
 
 @pytest.mark.parametrize("call", ["token", "read"])
 def test_a_handler_short_of_time_answers_before_lambda_ends_it(stack: LocalStack, container: Start, call: str) -> None:
-    function = container(timeout=2)
-    answered(
-        function.invoke({"do": "nothing" if call == "token" else "token"})
-    )  # the initialisation has a limit of its own
+    function = container(timeout=2, CERBERUS_READ_TIMEOUT="3")
+    # The initialisation has a limit of its own.
+    answered(function.invoke({"do": "nothing" if call == "token" else "token"}))
     stack.cerberus.server.faults.add(Fault.hang(), times=None)
     invocation = function.invoke({"do": call, "in_time": True})
     assert answered(invocation)["error"] == "DeadlineExceeded"
     stack.cerberus.server.faults.clear()
-    time.sleep(MEMORY)
-    assert answered(function.invoke({"do": "read", "in_time": True}))["secret"] == SECRET
+    # The request that hangs is given up after its read timeout, by a flight that had more time than its caller, and repeated.
+    answers = [answered(function.invoke({"do": "read", "in_time": True})) for _ in range(3)]
+    assert answers[-1].get("secret") == SECRET, answers
+    assert {answer.get("error") for answer in answers} <= {None, "DeadlineExceeded"}
+    assert stack.cerberus.authentications == 1
     assert function.log.count("timed out") == 0
 
 
@@ -199,7 +219,7 @@ def test_a_prefetch_that_is_done_is_not_waited_for(stack: LocalStack, container:
     assert stack.cerberus.authentications == 1
 
 
-def test_a_prefetch_that_fails_is_told_at_the_first_token_and_the_next_tries_anew(
+def test_a_prefetch_that_fails_is_told_at_the_first_token_and_remembered_like_any_failure(
     stack: LocalStack, container: Start
 ) -> None:
     stack.cerberus.deny(ROLE)
@@ -207,7 +227,16 @@ def test_a_prefetch_that_fails_is_told_at_the_first_token_and_the_next_tries_ane
     assert answered(function.invoke({"do": "token"}))["error"] == "PrincipalRejected"
     assert stack.cerberus.count("/v2/auth/") == 1
     stack.cerberus.grant(ROLE)
-    assert answered(function.invoke({"do": "read"}))["secret"] == SECRET
+    answer: dict[str, Any] = {}
+
+    def is_read() -> bool:
+        nonlocal answer
+        answer = answered(function.invoke({"do": "read"}))
+        assert answer.get("error") in (None, "PrincipalRejected")
+        return "error" not in answer
+
+    until(is_read)
+    assert answer["secret"] == SECRET
     assert stack.cerberus.count("/v2/auth/") == 2
 
 
@@ -225,6 +254,25 @@ def test_a_prefetch_that_was_frozen_past_its_time_is_abandoned(stack: LocalStack
     assert stack.cerberus.authentications == 1
 
 
+@pytest.mark.parametrize("kind", ["on-demand", "provisioned-concurrency"])
+def test_secrets_are_fetched_ahead_too(stack: LocalStack, container: Start, kind: str) -> None:
+    asked: list[float] = []
+
+    def is_read(request: Request) -> bool:
+        if request.path == f"/v1/secret/{SECRET_PATH}":
+            asked.append(time.time())
+            return True
+        return False
+
+    stack.cerberus.server.faults.add(Fault.delay(1.0), is_read)
+    rest = {"on-demand": "3", "provisioned-concurrency": "0"}[kind]
+    function = container(CERBERUS_PREFETCH=SECRET_PATH, REST_OF_INIT_SECONDS=rest, AWS_LAMBDA_INITIALIZATION_TYPE=kind)
+    answer = answered(function.invoke({"do": "read"}))
+    assert answer["secret"] == SECRET
+    assert len(asked) == stack.cerberus.authentications == 1
+    assert asked[0] + 1.0 < answer["initialised"]
+
+
 # Renewed beside
 
 
@@ -232,7 +280,7 @@ def test_no_handler_waits_for_a_renewal_in_the_extension(stack: LocalStack, cont
     lease, invocations, leases, answering = 2, 30, 5, 0.3
     stack.cerberus.lease_seconds = lease
     stack.cerberus.server.faults.add(Fault.delay(answering), is_auth_request, times=None)
-    function = container(CERBERUS_RENEWAL="extension", CERBERUS_EXPIRY_MARGIN="0")
+    function = container(CERBERUS_RENEWAL="extension", CERBERUS_EXPIRY_MARGIN="0", CERBERUS_MAX_AGE="0")
     answers = [answered(function.invoke({"do": "read"}))]
     began = time.monotonic()
     for number in range(1, invocations):

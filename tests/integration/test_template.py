@@ -11,14 +11,19 @@ import pytest
 from cfnlint import decode, lint
 
 from cerberus_auth.powertools.middleware import STEP_METRICS
-from local_stack.stack import share_statement
+from cerberus_auth.powertools.queue import visibility
+from local_stack.stack import decrypt_statement, share_statement
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE: dict[str, Any] = decode.cfn_yaml.load(str(ROOT / "template.yaml"))
 FUNCTIONS = [
     name for name, resource in TEMPLATE["Resources"].items() if resource["Type"] == "AWS::Serverless::Function"
 ]
-LAYERS = ["CerberusAuthLayer", "PowertoolsLayer"]
+LAYERS = {"CerberusAuthLayer": "CerberusAuthLayerArn", "PowertoolsLayer": "PowertoolsLayerParameter"}
+"""Each layer and the SSM parameter that names it."""
+
+
+POWERTOOLS = {"Fn::If": ["BuildsPowertools", {"Ref": "PowertoolsLayer"}, {"Ref": "PowertoolsLayerArn"}]}
 
 
 def properties(name: str) -> dict[str, Any]:
@@ -37,11 +42,13 @@ def test_every_function_is_there() -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_may_decrypt_with_the_keys_of_cerberus_and_no_more(name: str) -> None:
     statement = {
-        "Effect": "Allow",
-        "Action": "kms:Decrypt",
+        **decrypt_statement(),
         "Resource": {"Fn::Sub": "arn:${AWS::Partition}:kms:*:${CerberusAccountId}:key/*"},
     }
-    assert properties(name)["Policies"] == [{"Statement": [statement]}]
+    own, shared = properties(name)["Policies"]
+    assert [each for each in own["Statement"] if "kms" in each["Action"]] == [statement]
+    assert len(own["Statement"]) == (2 if name == "ProcessOrdersFunction" else 1)
+    assert shared == {"Fn::If": ["HasSharedCache", {"Ref": "SharedCachePolicy"}, {"Ref": "AWS::NoValue"}]}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -72,6 +79,10 @@ def test_a_function_has_one_module_and_brings_no_packages(name: str) -> None:
             "AlarmTopicArn",
             ["", "arn:aws:sns:us-west-2:111111111111:on-call", "arn:aws-cn:sns:cn-north-1:111111111111:a"],
         ),
+        (
+            "PowertoolsLayerArn",
+            ["", "arn:aws:lambda:us-west-2:017000801446:layer:AWSLambdaPowertoolsPythonV3-python313-arm64:7"],
+        ),
     ],
 )
 def test_a_parameter_takes(parameter: str, values: list[str]) -> None:
@@ -100,6 +111,7 @@ def test_a_parameter_takes(parameter: str, values: list[str]) -> None:
         ),
         ("OrganizationId", ["o-", "a1b2c3d4e5", "o-A1B2C3D4E5", "*"]),
         ("AlarmTopicArn", ["on-call", "arn:aws:sqs:us-west-2:111111111111:on-call", "arn:aws:sns:us-west-2:1:a"]),
+        ("PowertoolsLayerArn", ["powertools", "arn:aws:lambda:us-west-2:111111111111:layer:powertools"]),
     ],
 )
 def test_a_parameter_refuses(parameter: str, values: list[str]) -> None:
@@ -107,7 +119,8 @@ def test_a_parameter_refuses(parameter: str, values: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "parameter", ["CerberusUrl", "CerberusAccountId", "SecretPath", "OrganizationId", "AlarmTopicArn"]
+    "parameter",
+    ["CerberusUrl", "CerberusAccountId", "SecretPath", "OrganizationId", "AlarmTopicArn", "PowertoolsLayerArn"],
 )
 def test_a_refusal_says_what_is_wanted(parameter: str) -> None:
     assert TEMPLATE["Parameters"][parameter]["ConstraintDescription"].startswith("must be ")
@@ -121,7 +134,8 @@ def accepts(parameter: str, value: str) -> bool:
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_serves_every_python_and_both_architectures_and_is_kept(name: str) -> None:
     layer = properties(name)
-    assert layer["CompatibleRuntimes"] == ["python3.11", "python3.12", "python3.13", "python3.14"]
+    assert sorted(layer["CompatibleRuntimes"]) == ["python3.11", "python3.12", "python3.13", "python3.14"]
+    assert layer["CompatibleRuntimes"][0] == TEMPLATE["Globals"]["Function"]["Runtime"]  # of SAM's build container
     assert sorted(layer["CompatibleArchitectures"]) == ["arm64", "x86_64"]
     assert layer["RetentionPolicy"] == "Retain"
     assert TEMPLATE["Resources"][name]["Metadata"] == {"BuildMethod": "makefile"}
@@ -129,45 +143,54 @@ def test_a_layer_serves_every_python_and_both_architectures_and_is_kept(name: st
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_published_to_other_stacks_and_an_organisation(name: str) -> None:
-    reference = {"Ref": name}
-    assert TEMPLATE["Outputs"][f"{name}Arn"]["Value"] == reference
-    assert TEMPLATE["Resources"][f"{name}Arn"]["Type"] == "AWS::SSM::Parameter"
-    assert properties(f"{name}Arn")["Value"] == reference
+    used = {"Ref": name} if name == "CerberusAuthLayer" else POWERTOOLS
+    assert TEMPLATE["Outputs"][f"{name}Arn"]["Value"] == used
+    assert TEMPLATE["Resources"][LAYERS[name]]["Type"] == "AWS::SSM::Parameter"
+    assert properties(LAYERS[name])["Value"] == used
     permission = TEMPLATE["Resources"][f"{name}Permission"]
-    assert permission["Condition"] == "IsSharedWithOrganization"
+    shared = {"CerberusAuthLayer": "IsSharedWithOrganization", "PowertoolsLayer": "SharesPowertools"}
+    assert permission["Condition"] == shared[name]
     assert permission["Properties"] == {
         "Action": "lambda:GetLayerVersion",
-        "LayerVersionArn": reference,
+        "LayerVersionArn": {"Ref": name},
         "OrganizationId": {"Ref": "OrganizationId"},
         "Principal": "*",
     }
 
 
+def test_a_powertools_layer_that_is_there_takes_the_place_of_ours() -> None:
+    assert TEMPLATE["Parameters"]["PowertoolsLayerArn"]["Default"] == ""
+    assert TEMPLATE["Conditions"]["BuildsPowertools"] == {"Fn::Equals": [{"Ref": "PowertoolsLayerArn"}, ""]}
+    assert TEMPLATE["Resources"]["PowertoolsLayer"]["Condition"] == "BuildsPowertools"
+    used = [layer for name in FUNCTIONS for layer in properties(name).get("Layers", [])]
+    assert used == [POWERTOOLS] * 2
+
+
 # What a fleet shares
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_may_use_its_own_items_and_no_more(name: str) -> None:
-    policy = TEMPLATE["Resources"][f"{name}Sharing"]
-    condition = "HasSharingDiagnose" if name == "DiagnoseFunction" else "HasSharingSampleFunctions"
-    assert (policy["Type"], policy["Condition"]) == ("AWS::IAM::RolePolicy", condition)
-    assert policy["Properties"]["RoleName"] == {"Ref": f"{name}Role"}
-    own = {"dynamodb:LeadingKeys": [{"Fn::GetAtt": [f"{name}Role", "Arn"]}]}
-    assert policy["Properties"]["PolicyDocument"]["Statement"] == [
-        {
-            "Effect": "Allow",
-            "Action": share_statement("")["Action"],
-            "Resource": {"Fn::GetAtt": ["SharedCacheTable", "Arn"]},
-            "Condition": {"ForAllValues:StringEquals": own},
-        }
-    ]
+def test_a_role_may_use_its_own_items_and_no_more() -> None:
+    assert TEMPLATE["Resources"]["SharedCachePolicy"]["Condition"] == "HasSharedCache"
+    items, key = properties("SharedCachePolicy")["PolicyDocument"]["Statement"]
+    assert items == {**share_statement("${aws:PrincipalArn}"), "Resource": {"Fn::GetAtt": ["SharedCacheTable", "Arn"]}}
+    assert key == {
+        "Effect": "Allow",
+        "Action": ["kms:Encrypt", "kms:Decrypt"],
+        "Resource": {"Fn::GetAtt": ["SharedCacheKey", "Arn"]},
+        "Condition": {"StringEquals": {"kms:EncryptionContext:principal": "${aws:PrincipalArn}"}},
+    }
 
 
-def test_the_table_is_encrypted_on_demand_and_forgets() -> None:
+def test_the_policies_use_the_version_that_knows_variables() -> None:
+    documents = [properties("SharedCachePolicy")["PolicyDocument"], properties("SharedCacheKey")["KeyPolicy"]]
+    assert [document["Version"] for document in documents] == ["2012-10-17"] * 2
+
+
+def test_the_table_is_on_demand_forgets_and_costs_no_kms_call() -> None:
     table = properties("SharedCacheTable")
     assert TEMPLATE["Resources"]["SharedCacheTable"]["Condition"] == "HasSharedCache"
     assert table["BillingMode"] == "PAY_PER_REQUEST"
-    assert table["SSESpecification"] == {"SSEEnabled": True}
+    assert "SSESpecification" not in table  # with SSEEnabled, DynamoDB uses a KMS key that is billed
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires", "Enabled": True}
     assert [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]] == [
         ("principal", "HASH"),
@@ -179,6 +202,9 @@ def test_there_is_no_table_unless_asked_for() -> None:
     assert TEMPLATE["Parameters"]["SharedCache"]["Default"] == "false"
     variables = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
     assert variables["CERBERUS_SHARED_CACHE_TABLE"] == {"Fn::If": ["HasSharedCache", {"Ref": "SharedCacheTable"}, ""]}
+    key = {"Fn::GetAtt": ["SharedCacheKey", "Arn"]}
+    assert variables["CERBERUS_SHARED_CACHE_KEY"] == {"Fn::If": ["HasSharedCache", key, ""]}
+    assert TEMPLATE["Resources"]["SharedCacheKey"]["Condition"] == "HasSharedCache"
 
 
 def test_a_record_stays_hidden_for_six_timeouts_of_its_function() -> None:
@@ -192,6 +218,20 @@ def test_failed_orders_go_back_alone_and_end_in_a_queue_of_their_own() -> None:
     assert properties("OrdersQueue")["RedrivePolicy"]["deadLetterTargetArn"] == {
         "Fn::GetAtt": ["FailedOrdersQueue", "Arn"]
     }
+
+
+def test_orders_survive_an_hour_of_outage() -> None:
+    receives = properties("OrdersQueue")["RedrivePolicy"]["maxReceiveCount"]
+    assert sum(visibility(receive) for receive in range(1, receives + 1)) > 3600
+
+
+def test_a_dead_letter_sets_off_an_alarm() -> None:
+    alarm = properties("FailedOrders")
+    assert alarm["Namespace"] == "AWS/SQS"
+    assert alarm["MetricName"] == "ApproximateNumberOfMessagesVisible"
+    queue = {"Fn::GetAtt": ["FailedOrdersQueue", "QueueName"]}
+    assert alarm["Dimensions"] == [{"Name": "QueueName", "Value": queue}]
+    assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (1, "GreaterThanOrEqualToThreshold")
 
 
 @pytest.mark.parametrize("name", ["OrdersQueue", "FailedOrdersQueue"])
@@ -226,10 +266,10 @@ def services() -> set[str]:
 
 
 def test_alarms_watch_what_every_measuring_function_measures() -> None:
-    assert set(alarms()) == {"AuthenticationFailures", "AuthenticationLatency"}
-    for alarm in alarms().values():
-        assert alarm["Condition"] == "HasAlarms"
-        watched = alarm["Properties"]
+    assert set(alarms()) == {"AuthenticationFailures", "AuthenticationLatency", "FailedOrders"}
+    assert {alarm["Condition"] for alarm in alarms().values()} == {"HasAlarms"}
+    ours = [each["Properties"] for each in alarms().values() if each["Properties"]["Namespace"] != "AWS/SQS"]
+    for watched in ours:
         assert watched["Namespace"] == "CerberusAuth"
         assert watched["MetricName"] in MEASURED
         assert {dimension["Value"] for dimension in watched["Dimensions"]} == services()

@@ -8,7 +8,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from cerberus_auth import CerberusClient
 from cerberus_auth.powertools import CerberusMiddleware
 
-logger, metrics, tracer = Logger(), Metrics(), Tracer()
+logger, metrics, tracer = Logger(use_rfc3339=True), Metrics(), Tracer()
 cerberus_auth = CerberusMiddleware(metrics=metrics, tracer=tracer, logger=logger)
 
 

@@ -16,15 +16,18 @@ initialised = time.time()
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """``do`` is ``token``, ``read`` (a secret, with a token), ``leave`` (an authentication under way) or ``nothing``."""
+    """``do`` is ``token``, ``read`` (get a token, then a secret), ``secret`` (only that), ``leave`` (an authentication under
+    way) or ``nothing``."""
     if event["do"] == "nothing":
         return {}
     if event["do"] == "leave":
         threading.Thread(target=attempt, args=(auth.token,), daemon=True).start()
         return {}
     limit = {"context": context} if event.get("in_time") else {}
-    answer = {"initialised": initialised, **attempt(lambda: auth.token(**limit))}
-    if event["do"] == "read" and "error" not in answer:
+    answer = {"initialised": initialised}
+    if event["do"] != "secret":
+        answer |= attempt(lambda: auth.token(**limit))
+    if event["do"] in ("read", "secret") and "error" not in answer:
         answer |= attempt(lambda: {"secret": cerberus.read(os.environ["SECRET_PATH"], **limit)})
     return answer
 

@@ -18,7 +18,7 @@ in_snapshot: dict[str, bool] = {}
 
 
 def copy() -> None:
-    in_snapshot.update(token=auth._cache.held is not None, connections=any(auth.transport._idle.values()))
+    in_snapshot.update(token=bool(auth.service.tokens.kept), connections=any(auth.service.transport._idle.values()))
     ctypes.PyDLL(None).fork()
 
 
@@ -39,5 +39,5 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
         "before": token_before,
         "token": auth.token(),
         "secret": secret,
-        "jitter": auth._cache._early,
+        "jitter": auth.service.tokens.early,
     }

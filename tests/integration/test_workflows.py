@@ -1,0 +1,66 @@
+"""The workflows: what they run is there, and what they take from others is pinned. `make check` has zizmor read them too."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def steps(workflow: Path) -> list[dict[str, Any]]:
+    jobs = yaml.safe_load(workflow.read_text())["jobs"]
+    return [step for job in jobs.values() for step in job["steps"]]
+
+
+def commands(workflow: Path) -> list[str]:
+    return [line.strip() for step in steps(workflow) for line in step.get("run", "").splitlines()]
+
+
+def test_there_is_one_for_changes_and_one_for_releases() -> None:
+    assert [workflow.stem for workflow in WORKFLOWS] == ["ci", "release"]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_each_action_is_pinned_to_a_commit_and_says_its_version(workflow: Path) -> None:
+    used = re.findall(r"uses: (.+)", workflow.read_text())
+    assert used
+    assert [each for each in used if not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)] == []
+
+
+def test_the_same_action_is_the_same_commit_everywhere() -> None:
+    used = {match for workflow in WORKFLOWS for match in re.findall(r"uses: (\S+)@(\S+)", workflow.read_text())}
+    assert len({action for action, _ in used}) == len(used)
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_it_calls_make_by_targets_that_there_are(workflow: Path) -> None:
+    called = [command.split()[1] for command in commands(workflow) if command.startswith("make ")]
+    assert "test" in called
+    known = MAKEFILE.replace("$(VENV)", ".venv")
+    assert [target for target in called if not re.search(rf"^{re.escape(target)}:", known, re.MULTILINE)] == []
+
+
+def test_a_release_publishes_the_archives_that_it_built() -> None:
+    layers = runpy.run_path(str(ROOT / "layer" / "publish.py"), run_name="publish")["LAYERS"]
+    archives = [archive for archive, _ in layers.values()]
+    assert all(f"build/{archive}" in MAKEFILE for archive in archives)  # which `make dist` copies
+    (command,) = [each for each in commands(ROOT / ".github/workflows/release.yml") if "layer/publish.py" in each]
+    assert "--build dist/layers" in command
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_its_scripts_are_shell(workflow: Path) -> None:
+    bash = shutil.which("bash")
+    assert bash
+    for script in [step["run"] for step in steps(workflow) if "run" in step]:
+        subprocess.run([bash, "-n"], input=script, text=True, check=True, capture_output=True, timeout=10)
