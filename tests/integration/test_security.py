@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +26,21 @@ def test_every_claim_names_a_test_that_there_is() -> None:
                 ROOT.glob(f"tests/*/{file}") if file != "test_powertools.py" else [ROOT / "tests" / "end_to_end" / file]
             )
             assert re.search(rf"^ *def {name}\(", found.read_text(), re.MULTILINE), f"{file}::{name}"
+
+
+def test_as_many_bad_inputs_are_tried_as_it_says() -> None:
+    stated = {
+        (file, name): int(count)
+        for count, file, name in re.findall(
+            r"^\| [^|]+ \| (\d+) \|.*`(test_\w+\.py)::(test_\w+)`", SECURITY, re.MULTILINE
+        )
+    }
+    assert len(stated) > 15
+    files = {str(path) for file, _ in stated for path in ROOT.glob(f"tests/*/{file}")}
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *sorted(files)]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
+    tried = Counter(re.findall(r"(test_\w+\.py)::(test_\w+)", listed))
+    assert {key: count for key, count in stated.items() if tried[key] < count} == {}
 
 
 def test_what_is_shipped_is_listed_with_its_licence() -> None:
