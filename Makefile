@@ -26,33 +26,60 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer build demo test check pytest test-all soak bench simulate fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo test check check-code check-types check-template check-consumer pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) .venv-sam/.ready ## install the tools (the other commands do so too)
+setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready ## install the tools (the other commands do so too)
 
 layer: build/cerberus-auth-layer.zip build/powertools-layer.zip ## build both layers: build/layer, build/powertools, and their zips
 
+dist: layer ## build what a release holds: dist/package for PyPI, dist/layers with each layer's archive and bill of materials
+	rm -rf dist
+	mkdir -p dist/layers
+	$(BIN)/hatchling build -d dist/package
+	cp build/*-layer.zip dist/layers
+	cp build/layer/python/cerberus_auth-*.dist-info/sboms/layer.cdx.json dist/layers/cerberus-auth-layer.cdx.json
+	cp build/powertools/python/aws_lambda_powertools-*.dist-info/sboms/layer.cdx.json dist/layers/powertools-layer.cdx.json
+
+publish: layer ## publish both layers: make publish REGIONS="us-west-2 eu-west-1" [PUBLIC=1 | ORGANIZATION=o-…]
+	@test -n "$(REGIONS)" || { echo 'Name the regions: make publish REGIONS="us-west-2 eu-west-1"' >&2; exit 1; }
+	@$(BIN)/python layer/publish.py --regions "$(REGIONS)" --output build/published.json \
+	$(if $(PUBLIC),--public) $(if $(ORGANIZATION),--organization "$(ORGANIZATION)")
+
 build: .aws-sam/build/.ready ## build the SAM application
 
-demo: setup build ## invoke each sample function, cold and warm, against a local Cerberus and AWS
+demo: $(VENV)/.ready $(VENV)-runtime/.ready build ## invoke each sample function, cold and warm, against a local Cerberus and AWS
 	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack.demo
 
 test: check pytest ## lint, types, template and all tests
 
 check: $(VENV)/.ready .venv-sam/.ready
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-template check-consumer check-code
+
+check-code:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	PYTHONPATH=layer $(BIN)/lint-imports --no-logo --no-cache
+
+check-types:
 	$(BIN)/mypy
 	$(BIN)/pyrefly check
-	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml
+
+check-template:
+	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml docs/examples/alarms.yaml
+	$(BIN)/zizmor --offline --quiet --pedantic .github/workflows
 	.venv-sam/bin/sam validate --lint
+
+check-consumer:
 	.venv-sam/bin/sam validate --lint --template tests/consumer/template.yaml
 
 pytest: setup build layer
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3 --dist worksteal
+
+acceptance: $(VENV)/.ready ## read from a Cerberus of yours: CERBERUS_URL=https://… ACCEPTANCE_SECRET=app/box/secret
+	@PYTHONPATH=layer:tests $(BIN)/python -m acceptance
 
 test-all: setup ## the same on every supported Python of this machine
 	@pythons=$$($(find_pythons)); echo Testing on $$pythons; \
@@ -63,11 +90,15 @@ test-all: setup ## the same on every supported Python of this machine
 soak: setup ## use the token 100,000 times while the service fails a tenth of its calls
 	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.soak
 
-bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare with other ways to a token: times, memory, sizes
+bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare with other ways to a token and a secret: times, memory, sizes
 	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks
 
 simulate: setup ## simulate fleets of up to a million containers
 	@PYTHONPATH=layer:tests $(BIN)/python -m simulation
+
+figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## bench and simulate, and write the tables and charts that are shown
+	@status=0; for name in benchmarks simulation; do \
+	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; exit $$status
 
 fuzz: $(VENV)/.ready ## give every parser 20,000 answers that are not as they should be
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/unit/test_fuzz.py
@@ -85,7 +116,9 @@ lock: $(VENV)/.ready ## pin the newest versions of everything that is installed 
 	$(call pin,$(REQUIREMENTS)/uv)
 	$(call pin,$(REQUIREMENTS)/dev)
 	$(call pin,$(REQUIREMENTS)/runtime)
+	$(call pin,$(REQUIREMENTS)/postgres)
 	$(call pin,$(REQUIREMENTS)/sam)
+	$(call pin,$(REQUIREMENTS)/cdk)
 	$(foreach peer,$(PEERS),$(call pin,$(REQUIREMENTS)/bench-$(peer)) &&) true
 	$(foreach guests,$(GUESTS),$(call pin,$(REQUIREMENTS)/guests-$(guests)) &&) true
 
@@ -110,13 +143,17 @@ define install
 @touch $@
 endef
 $(VENV)-runtime/.ready: ENVIRONMENT = $(VENV)-runtime
+$(VENV)-postgres/.ready: ENVIRONMENT = $(VENV)-postgres
 .venv-sam/.ready: ENVIRONMENT = .venv-sam
+.venv-cdk/.ready: ENVIRONMENT = .venv-cdk
 $(VENV)-bench-%/.ready: ENVIRONMENT = $(VENV)-bench-$*
 $(VENV)-guests-%/.ready: ENVIRONMENT = $(VENV)-guests-$*
 $(VENV)-bench-cerberus-1/.ready: FROM_SOURCE = --no-binary cerberus-python-client
 $(VENV)-runtime/.ready: $(REQUIREMENTS)/runtime.txt
+$(VENV)-postgres/.ready: $(REQUIREMENTS)/postgres.txt
 .venv-sam/.ready: $(REQUIREMENTS)/sam.txt
-$(VENV)-runtime/.ready .venv-sam/.ready: | $(VENV)/.ready
+.venv-cdk/.ready: $(REQUIREMENTS)/cdk.txt
+$(VENV)-runtime/.ready $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready: | $(VENV)/.ready
 	$(install)
 $(VENV)-bench-%/.ready: $(REQUIREMENTS)/bench-%.txt | $(VENV)/.ready
 	$(install)

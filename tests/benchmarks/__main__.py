@@ -1,4 +1,7 @@
-"""``make bench``: what a token costs, beside other ways to it. Writes ``results/``, and says which of the aims are met."""
+"""``make bench``: compare what tokens and secrets cost with other ways to get them, and check the targets.
+
+``make figures`` also writes the results.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +11,64 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from local_stack.runtime import MissingPrerequisiteError
 
 from . import contestants, measure, plot, report
+from .quota import QuotaUnavailableError
 from .services import Services
-
-RESULTS = Path(__file__).with_name("results")
+from .tables import aligned
 
 
 def _progress(text: str) -> None:
     print(text, end="", file=sys.stderr, flush=True)
 
 
-def _run(rounds: int, containers: int, with_peers: bool, results: Path) -> int:
+def _run(rounds: int, containers: int, with_peers: bool, results: Path | None) -> int:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cerberus-auth-") as name:
         folder = Path(name)
         _progress("Compiling what is not compiled yet, and starting Cerberus and AWS ...\n")
         with Services() as services:
             known = [contestants.BARE, contestants.FLOOR, *contestants.ours(services.bundle, folder)]
-            known += [contestants.STRAIGHT, contestants.POWERTOOLS_SECRET, contestants.HOP]
+            known += [contestants.STRAIGHT, contestants.POWERTOOLS_SECRET, contestants.SDK_SECRET]
+            known += [contestants.POOL, contestants.HOP]
             if with_peers:
                 known += contestants.peers()
             processes = contestants.compile_all(known, folder)
             samples = measure.cold(known, processes, services.environment, rounds, _progress)
             inside = [each for each in known if each.in_lambda]
             lambdas = measure.in_lambda(inside, processes, folder, services.environment, containers, _progress)
+            handler: dict[str, dict[str, float]] | str
+            try:
+                first = [each for each in known if each.in_handler]
+                with services.latency(report.CERBERUS_SECONDS, report.AWS_SECONDS):
+                    handler = measure.in_handler(first, processes, services.environment, containers, _progress)
+            except QuotaUnavailableError as unavailable:
+                handler = str(unavailable)
             certificates = services.certificates
-    figures = report.figures(known, samples, lambdas, certificates)
+    figures = report.figures(known, samples, lambdas, handler, certificates)
     figures["minutes"] = round((time.monotonic() - begun) / 60, 1)
+    aims = report.aims(figures) if with_peers else []
+    table = report.table(figures, aims)
+    if results is None:
+        print(aligned(table))
+    else:
+        _write(results, figures, table)
+        print(table)
+    return 0 if all(aim.holds for aim in aims) else 1
+
+
+def _write(results: Path, figures: dict[str, Any], table: str) -> None:
+    charts = {"cold": plot.cold, "warm": plot.cached, "uncached": plot.uncached}
+    if not isinstance(figures["handler_ms"], str):
+        charts["handler"] = plot.in_handler
     results.mkdir(exist_ok=True)
     (results / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-    (results / "table.md").write_text(report.table(figures))
-    (results / "cold.svg").write_text(plot.bars(figures))
-    (results / "warm.svg").write_text(plot.cold_and_warm(figures))
-    print(report.table(figures))
-    aims = report.aims(figures) if with_peers else []
-    for aim in aims:
-        print(f"{'holds' if aim.holds else 'FAILS'}  {aim.text}")
-    return 0 if all(aim.holds for aim in aims) else 1
+    (results / "table.md").write_text(table)
+    for name, chart in charts.items():
+        (results / f"{name}.svg").write_text(chart(figures))
 
 
 def main() -> int:
@@ -56,7 +77,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30, help="of cold processes (default: %(default)s)")
     parser.add_argument("--containers", type=int, default=7, help="of each contestant (default: %(default)s)")
     parser.add_argument("--no-peers", action="store_true", help="leave out those with environments of their own")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (default: results/)")
+    parser.add_argument("--results", type=Path, help="the folder to write table, charts and figures to")
     given = parser.parse_args()
     try:
         return _run(given.rounds, given.containers, not given.no_peers, given.results)

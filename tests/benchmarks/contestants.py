@@ -32,6 +32,8 @@ class Contestant:
     environment: dict[str, str] = field(default_factory=dict)
     cold: bool = True
     in_lambda: bool = True
+    in_handler: bool = False
+    """Whether its first use in a handler is measured, under the CPU quotas of ``quota``."""
 
 
 BARE = Contestant("a bare interpreter", "bare")
@@ -41,6 +43,7 @@ SIGNED = Contestant(
     "ours",
     (LAYER,),
     environment={"CERBERUS_AWS_CLIENT": "signed", "AWS_CA_BUNDLE": "", "REQUESTS_CA_BUNDLE": ""},
+    in_handler=True,
 )
 BUNDLE = Contestant(
     "cerberus-auth, with AWS_CA_BUNDLE", "ours", (LAYER,), environment={"CERBERUS_AWS_CLIENT": "signed"}
@@ -49,11 +52,18 @@ SHARED = replace(
     SIGNED,
     name="cerberus-auth, found in the fleet's table",
     environment={**SIGNED.environment, "CERBERUS_SHARED_CACHE_TABLE": TABLE},
+    in_handler=False,
 )
 SDK = Contestant("cerberus-auth, boto3 lane", "ours", (LAYER,), True, {"CERBERUS_AWS_CLIENT": "sdk"})
-STRAIGHT = Contestant("boto3 + requests", "straight", (LAYER,), True)
-POWERTOOLS_SECRET = Contestant("Powertools get_secret (Secrets Manager)", "powertools", (POWERTOOLS,), True)
+STRAIGHT = Contestant("boto3 + requests", "straight", (LAYER,), True, in_handler=True)
+POWERTOOLS_SECRET = Contestant(
+    "Powertools get_secret (Secrets Manager)", "powertools", (POWERTOOLS,), True, in_handler=True
+)
+SDK_SECRET = Contestant(
+    "boto3 get_secret_value (Secrets Manager)", "sdk_secret", (), True, cold=False, in_lambda=False, in_handler=True
+)
 HOP = Contestant("loopback hop", "hop", (LAYER,), cold=False, in_lambda=False)
+POOL = Contestant("urllib3", "urllib3_pool", (LAYER,), cold=False, in_lambda=False)
 
 
 def ours(bundle: Path, folder: Path) -> list[Contestant]:
@@ -65,7 +75,7 @@ def ours(bundle: Path, folder: Path) -> list[Contestant]:
     shutil.rmtree(authorities)
     subprocess.run([sys.executable, ROOT / "layer" / "authorities.py", bundle, authorities], check=True)
     shutil.copytree(layer, plain, ignore=shutil.ignore_patterns("__pycache__"))
-    without = replace(SIGNED, name="cerberus-auth, no byte-code", path=(plain,))
+    without = replace(SIGNED, name="cerberus-auth, no byte-code", path=(plain,), in_handler=False)
     shared = replace(SHARED, path=(layer,))
     return [replace(SIGNED, path=(layer,)), without, shared, BUNDLE, SDK]
 

@@ -14,12 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from local_stack.runtime import LambdaRuntime
 
 from .contestants import BARE, Contestant, runtime_packages
+from .quota import FULL_CPU_MEMORY, cpu_quota
 
 STEPS = ("token", "secret")
+MEMORY_SIZES = (128, 512, 1769)  # MB
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Sample:
     peak: dict[str, int]
     """VmHWM in KiB, by step."""
     warm: dict[str, float]
-    """Nanoseconds of one call, by what is called."""
+    """Nanoseconds of one call that a cache answers, by what is called."""
+    uncached: dict[str, float]
+    """Nanoseconds of CPU of one call that the service answers, over a kept connection, by what is called."""
     imported: tuple[float, float]
     """Milliseconds that importing this package took, wall and CPU."""
 
@@ -42,33 +47,46 @@ Samples = dict[tuple[str, bool], list[Sample]]
 """By contestant, and whether the runtime client was loaded before; in the order of the rounds."""
 
 
-def run(contestant: Contestant, processes: Path, environment: dict[str, str], runtime_client: bool) -> Sample:
-    """One process.
+def _probe(
+    step: str, contestant: Contestant, processes: Path, environment: dict[str, str], with_runtime: bool
+) -> dict[str, Any]:
+    """What one process prints that runs this function of ``probe``.
 
     :raises RuntimeError: it failed.
     """
     path = [processes, *contestant.path]
-    if runtime_client or contestant.needs_sdk:
+    if with_runtime or contestant.needs_sdk:
         path.append(runtime_packages())
     variables = {
         **{"PATH": os.defpath, "HOME": "/home/sbx_user1051", "LANG": "en_US.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
         **environment,
         **contestant.environment,
         "PYTHONPATH": os.pathsep.join(map(str, path)),
-        **({"BENCH_RUNTIME_CLIENT": "1", "BENCH_WARM": "1"} if runtime_client else {}),
     }
-    command = [sys.executable, "-S", "-s", "-c", f"import probe; probe.run({contestant.module!r})"]
-    start = time.monotonic()
+    command = [sys.executable, "-S", "-s", "-c", f"import probe; probe.{step}({contestant.module!r})"]
     ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
     if ended.returncode != 0:
         raise RuntimeError(f"{contestant.name} failed:\n{ended.stdout}{ended.stderr}")
-    figures = json.loads(ended.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def run(contestant: Contestant, processes: Path, environment: dict[str, str], runtime_client: bool) -> Sample:
+    """One process.
+
+    :raises RuntimeError: it failed.
+    """
+    if runtime_client:
+        environment = {**environment, "BENCH_RUNTIME_CLIENT": "1", "BENCH_WARM": "1"}
+    start = time.monotonic()
+    figures = _probe("run", contestant, processes, environment, runtime_client)
     wall, cpu = figures.get("import", (0.0, 0.0))
     return Sample(
         cpu={step: figures[step][0] * 1e3 for step in STEPS},
         wall={step: (figures[step][1] - start) * 1e3 for step in STEPS},
         peak={step: figures[step][2] for step in STEPS},
         warm=figures.get("warm", {}),
+        uncached=figures.get("uncached", {}),
         imported=(wall, cpu),
     )
 
@@ -140,3 +158,27 @@ def in_lambda(
     return {
         name: (median(init for init, _ in all_), median(first for _, first in all_)) for name, all_ in times.items()
     }
+
+
+def in_handler(
+    contestants: Sequence[Contestant],
+    processes: Path,
+    environment: dict[str, str],
+    rounds: int,
+    progress: Callable[[str], None],
+) -> dict[str, dict[str, float]]:
+    """The first secret in a handler, by name and memory size: milliseconds, medians.
+
+    :raises QuotaUnavailableError: this machine does not let us limit a process.
+    """
+    times: dict[str, dict[str, list[float]]] = {each.name: defaultdict(list) for each in contestants}
+    for size in MEMORY_SIZES:
+        with cpu_quota(size / FULL_CPU_MEMORY) as group:
+            variables = {**environment, "BENCH_CGROUP": str(group)}
+            for number in range(rounds):
+                for contestant in random.Random(number).sample(contestants, len(contestants)):
+                    found = _probe("first_use", contestant, processes, variables, True)
+                    times[contestant.name][str(size)].append(found["seconds"] * 1e3)
+                progress(f"\rin a handler of {size} MB: round {number + 1} of {rounds} ")
+        progress("\n")
+    return {name: {size: median(all_) for size, all_ in sizes.items()} for name, sizes in times.items()}

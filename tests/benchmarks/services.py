@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,7 @@ import certifi
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.test import Client
 
-from cerberus_auth.testing.http_server import Request, Response, Server
+from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, LocalStack, decrypt_statement, share_statement
 
 _HOP_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -59,6 +60,22 @@ class Services:
         )
         manager.create_secret(Name=SECRET_PATH, SecretString=json.dumps(SECRET))
         manager.close()
+
+    @contextlib.contextmanager
+    def latency(self, cerberus_seconds: float, aws_seconds: float) -> Iterator[None]:
+        """Let each service answer this much later."""
+        delays = {
+            self._stack.cerberus.server: cerberus_seconds,
+            self._stack.aws.server: aws_seconds,
+            self._manager: aws_seconds,
+        }
+        try:
+            for server, seconds in delays.items():
+                server.faults.add(Fault.delay(seconds), times=None)
+            yield
+        finally:
+            for server in delays:
+                server.faults.clear()
 
     @property
     def certificates(self) -> int:

@@ -53,14 +53,16 @@ class Function:
         for use in range(self._uses):
             time.sleep(max(0.0, began + use * self._pause - time.monotonic()))
             path = f"app/orders/{number}" if use % READS == 0 else ""
-            held, asked = self._auth._cache.held, time.monotonic()
+            held, asked = self._auth.service.tokens.kept.get("token"), time.monotonic()
             try:
                 if not path:
                     self._auth.token()
                 elif (data := self._client.read(path)) != {"thread": str(number)}:
                     raise AssertionError(f"another's secret: {data}")
             except Exception as error:
-                token_held = held is not None and held is self._auth._cache.held and held.is_usable()
+                token_held = (
+                    held is not None and held is self._auth.service.tokens.kept.get("token") and held.stage() < 2
+                )
                 what = {"text": f"{type(error).__name__}: {error}", "path": path, "token_held": token_held}
                 self._errors.append({**what, "asked": asked, "raised": time.monotonic()})
             self._done[number] = use + 1

@@ -71,3 +71,6 @@ def token() -> str:
 def secret() -> object:
     path = f"/v1/secret/{env['BENCH_SECRET']}"
     return json.loads(send(cerberus, "GET", path, "", {"X-Cerberus-Token": held["token"]}))["data"]
+
+
+UNCACHED = {"http.client, a kept connection": secret}

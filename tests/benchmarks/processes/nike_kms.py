@@ -16,3 +16,6 @@ def token() -> str:
 
 def secret() -> object:
     return clients[0].get_secrets_data(env["BENCH_SECRET"])
+
+
+UNCACHED = {"cerberus-python-client 1.4.0, a new connection": secret}

@@ -15,3 +15,6 @@ def token() -> str:
 
 def secret() -> object:
     return clients[0].get_secrets_data(env["BENCH_SECRET"])
+
+
+UNCACHED = {"cerberus-python-client 2.5.4, a new connection": secret}

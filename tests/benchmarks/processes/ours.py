@@ -18,4 +18,5 @@ def secret() -> object:
     return client.read(PATH)
 
 
-WARM = {"token()": auth.token, "read(max_age=…)": lambda: client.read(PATH, max_age=600)}
+WARM = {"token()": auth.token, "read(), cached": lambda: client.read(PATH, max_age=300)}
+UNCACHED = {"cerberus-auth, read(max_age=0)": lambda: client.read(PATH, max_age=0)}

@@ -11,4 +11,9 @@ def token() -> object:
     return parameters.get_secret(NAME, max_age=600)
 
 
+def secret_anew() -> object:
+    return parameters.get_secret(NAME, force_fetch=True)
+
+
 WARM = {"get_secret(), cached": token}
+UNCACHED = {"Powertools get_secret(force_fetch=True)": secret_anew}

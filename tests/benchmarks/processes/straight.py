@@ -25,3 +25,6 @@ def secret() -> object:
     answer = session.get(f"{env['CERBERUS_URL']}/v1/secret/{env['BENCH_SECRET']}", timeout=10)
     answer.raise_for_status()
     return answer.json()["data"]
+
+
+UNCACHED = {"requests, a session": secret}
