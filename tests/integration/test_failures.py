@@ -37,7 +37,10 @@ from local_stack.stack import ROLE, SECRET, SECRET_PATH, decrypt_statement
 REGION, OTHER_REGION = "us-west-2", "us-east-1"
 STRANGER = "arn:aws:iam::111111111111:role/stranger"
 ROLE_WITH_PATH = "arn:aws:iam::111111111111:role/team/path/web"
-STATEMENT = '{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "arn:aws:kms:*:222222222222:key/*"}'
+STATEMENT = (
+    '{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": "arn:aws:kms:*:222222222222:key/*", '
+    '"Condition": {"Null": {"kms:EncryptionContextKeys": "true"}}}'
+)
 MADE_UP_CIPHERTEXT = base64.b64encode(b"no ciphertext of KMS, " * 8).decode()
 IMPATIENT = {"CERBERUS_READ_TIMEOUT": "0.3"}
 ALWAYS = None

@@ -93,7 +93,8 @@ class Proxy:
             return
         if self._authorization is not None and f"Proxy-Authorization: {self._authorization}" not in lines:
             client.sendall(REFUSAL)
-            client.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the client may have closed first
+                client.shutdown(socket.SHUT_RDWR)
             return
         upstream = socket.create_connection(("127.0.0.1", self._ports[self.tunnels[-1].partition(":")[0]]))
         with self._lock:
