@@ -17,6 +17,7 @@ from cerberus_auth.caching.cache import Cache
 from cerberus_auth.caching.flight import Flight
 from cerberus_auth.caching.kept import DUE, FRESH, GONE, OVERDUE, Kept, Lifetime
 from cerberus_auth.deadline import Deadline, Moment, Pause
+from unit.virtual import Cerberus, virtual_time
 
 LIFETIME = Lifetime(285, 300, 3900)
 PATIENCE = 30.0  # seconds, for a busy machine
@@ -26,7 +27,7 @@ class Clock:
     """Both clocks, each stepped by itself."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.monotonic, self.wall = time.monotonic(), time.time()
+        self.monotonic, self.wall = int(time.monotonic()) + 1.0, int(time.time()) + 1.0
         patch.setattr(time, "monotonic", lambda: self.monotonic)
         patch.setattr(time, "time", lambda: self.wall)
 
@@ -95,6 +96,25 @@ def test_the_stages_of_a_value_by_either_clock(clock: Clock, which: str, age: fl
     assert kept.stage() == stage
     assert (clock.monotonic < kept.fresh and clock.wall < kept.fresh_wall) == (stage == FRESH)  # the warm path
     assert kept.stage(Lifetime(1, 2, 3)) == GONE
+
+
+@pytest.mark.parametrize("which", ["monotonic", "wall"])
+@pytest.mark.parametrize("what", ["token", "secret"])
+def test_the_warm_path_looks_at_both_clocks(monkeypatch: pytest.MonkeyPatch, what: str, which: str) -> None:
+    with virtual_time(monkeypatch, 0.0) as virtual:
+        cerberus = Cerberus(virtual, monkeypatch)
+        auth, client = cerberus.auth(), cerberus.client()
+
+        def use() -> None:
+            auth.token() if what == "token" else client.read("app/orders/db")
+
+        use()
+        before = cerberus.requests
+        use()
+        assert cerberus.requests == before
+        setattr(virtual, which, getattr(virtual, which) + (cerberus.lease if what == "token" else 310))
+        use()
+        assert cerberus.requests == before + 1
 
 
 def test_a_wall_clock_set_back_lengthens_nothing(clock: Clock) -> None:

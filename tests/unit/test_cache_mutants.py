@@ -362,7 +362,7 @@ def offered(state: Steps) -> None:
         state.call()
         state.pass_time(seconds=0.3)
         state.call()
-        state.pass_time(seconds=4.1)
+        state.pass_time(seconds=12.0)
         state.forget()
 
 
@@ -1452,9 +1452,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
         gone_in_mid_wait,
         "cache",
         "kept = self.kept.get(key)  # also what a late flight brought",
-        "kept = self.kept.get(key) if usable is None else usable\n"
-        "            if usable is not None:\n"
-        "                return usable",
+        "kept = self.kept.get(key)\n            if usable is not None:\n                return usable",
     ),
     "nobody looks for what a late flight brought": (
         overtaken_flight_that_lands_first_and_a_waiter,

@@ -114,6 +114,9 @@ class Attempt:
         self.has_thread = True  # of its own
         self.has_fallback = False  # those who started it had a usable value
         self.offered: tuple[float, float] | None = None  # when, and of which age; for ever if it is not kept
+        self.is_left = False  # by those whom its offer wakes: they start another
+        self.until = 0.0  # when those for whom what it offered is overdue go on
+        self.is_trial = False
         self.order = 0
         self.keeps = True
         self.value: Value | None = None
@@ -138,6 +141,7 @@ class Call:
         self.is_alone = is_so.get("is_alone", False)  # max_age=0
         self.is_renewing = is_so.get("is_renewing", False)
         self.ahead = 0.0
+        self.tried: set[str] = set()  # keys
         self.began = machine.now
         self.order = machine.order
         self.in_vain = machine.in_vain
@@ -148,6 +152,7 @@ class Call:
         self.wait = 0.0
         self.is_starter = False
         self.has_fallback = False
+        self.has_lost = False  # what was kept
         self.value: str | None = None
         self.error: CerberusError | None = None
 
@@ -157,6 +162,7 @@ class Call:
 
     def may_take_its_time(self) -> None:
         self.most, self.wait = self.timeout, FOREVER
+        self.has_lost = self.has_lost or self.has_fallback or bool(self.flight and self.flight.offered)
 
     def limits(self, key: str) -> Ages:
         """The ages that count for it."""
@@ -282,7 +288,10 @@ class Keeping(RuleBasedStateMachine):
         """Somebody goes on with a value. If the flight that they started is under way, they have waited in vain."""
         for each in self.attempts[key]:
             is_own = (
-                each.call is call and each.outer is outer and each.keeps and (each.has_fallback or not each.offered)
+                each.call is call
+                and each.outer is outer
+                and each.is_current
+                and (each.has_fallback or not each.offered)
             )
             if is_own and PROBE_SECONDS <= self.age(each.began) <= each.seconds:
                 self.is_slow = True
@@ -349,6 +358,8 @@ class Keeping(RuleBasedStateMachine):
             self.violations.append("the flight does not carry its starter's context variables")
             raise CerberusError("no context")
         now, seconds = self.now, flight.deadline.remaining()
+        if keeps:
+            self.displace(key)
         attempt = Attempt(len(self.attempts[key]), key, call, now, seconds)
         stage = self.stage(key, call)
         is_usable = stage < GONE and keeps
@@ -366,7 +377,10 @@ class Keeping(RuleBasedStateMachine):
         self.claim(not keeps or self.flight(key) is None, "two flights for one key")
         self.claim(not keeps or stage > FRESH, "fetched while a fresh value was held")
         is_vain = call.is_renewing and self.has_failed and self.age(call.began) >= PROBE_SECONDS
-        self.claim(outer is not None or not is_vain, "an extension refreshes on after a wait in vain")
+        self.claim(
+            outer is not None or not is_vain or key in call.tried, "an extension refreshes on after a wait in vain"
+        )
+        call.tried.add(key)
         if self.is_beside and not call.is_renewing and keeps and outer is None:
             self.claim(stage != DUE, "refreshed in line beside an extension")
         may_try = is_refusal and (is_eager or not keeps)
@@ -385,6 +399,7 @@ class Keeping(RuleBasedStateMachine):
             least = call.timeout if call.is_alone else max(TIMEOUT, call.timeout - (now[0] - call.began[0]))
             self.claim(outer is not None or abs(seconds - least) < MOMENT, "took more or less time than a flight has")
         self.claim(allowed == expected, "made more or fewer attempts")
+        attempt.is_trial = self.trial is attempt or (outer is not None and outer.is_trial)
         attempt.keeps = attempt.is_current = keeps
         self.attempts[key].append(attempt)
         self.stacks.setdefault(self.scheduler.current, []).append(attempt)
@@ -419,7 +434,7 @@ class Keeping(RuleBasedStateMachine):
                 self.claim(call.attempts > had or may_fail, "no token was fetched for a flight under way")
                 raise
         if attempt.keeps and (age := self.offer):
-            self.scheduler.wait(lambda: False, OFFERED_AFTER)
+            self.scheduler.wait(lambda: False, min(OFFERED_AFTER, max(0.0, flight.deadline.remaining())))
             self.offers(attempt, flight, age)
         self.order += 1
         attempt.order, asked = self.order, self.now
@@ -438,6 +453,7 @@ class Keeping(RuleBasedStateMachine):
             mode == "stuck" and thread.keeps
         ):  # in a name look-up, which has a thread of its own where the caller fetches
             self.scheduler.wait(lambda: self.modes.get(key) != "stuck")
+            self.scheduler.wait(lambda: False, unique)
             raise failed(CerberusUnavailable(f"stuck {number}"))
         if mode in ("hang", "stuck", "kms hang") or attempt.is_lost or self.latency > left:
             self.scheduler.wait(lambda: False, max(0.0, flight.deadline.remaining()) + unique)
@@ -473,12 +489,16 @@ class Keeping(RuleBasedStateMachine):
         moment = self.modules.deadline.Moment()
         moment.monotonic, moment.wall = asked
         lifetime = self.modules.kept.Lifetime(*OWN[key])
+        attempt.is_left = attempt.is_forgotten or self.is_abandoned(attempt)
         flight.offer(self.modules.kept.Kept(f"{key}-{order}", moment, lifetime, SIZE))
         self.claim(flight.deadline.attempts == 1, "several attempts though there is a value to fall back on")
         if attempt.is_forgotten or (memory is not None and memory.is_refusal and asked[0] < memory.began[0]):
             attempt.offered = self.now[0], FOREVER
             return
         attempt.offered = self.now[0], age
+        is_waited_for = attempt.is_trial or not self.is_open()
+        seconds = attempt.patience - self.age(attempt.began) if is_waited_for else 0
+        attempt.until = self.now[0] + max(0.0, seconds)
         self.memory.pop(key, None)
         self.keep(key, Value(f"{key}-{order}", order, asked, OWN[key]))
 
@@ -552,6 +572,8 @@ class Keeping(RuleBasedStateMachine):
                 else:
                     kept = cache.get(call.key, self.fetch(call.key), deadline, lifetime=lifetime, accepts=accepts)
                     kept.used = began.monotonic
+                    for value in self.held.values():
+                        value.used = call.began[0] if value.name == kept.value else value.used
                 call.value = kept.value
                 held = self.held.get(call.key)
                 if held is not None and held.name == kept.value:  # what the warm path sees
@@ -575,11 +597,11 @@ class Keeping(RuleBasedStateMachine):
         lasted = self.now[0] - call.began[0]
         held, stage = self.held.get(call.key), self.stage(call.key, call)
         if stage == GONE:  # in the meantime: it waits for its own time
-            call.may_take_its_time()
+            call.most, call.wait = call.timeout, FOREVER
         most = max(0.0, call.most) if self.scheduler.can_start else FOREVER
         self.claim(lasted <= most + MOMENT, "waited longer than it may")
         flight = call.flight
-        if flight is not None and not (flight.offered and flight.is_forgotten):
+        if flight is not None and not self.is_left(flight, call):
             landed = flight.landed - call.began[0] if flight.landed is not None else FOREVER
             waits = min(call.wait, max(0.0, call.timeout))
             if flight.offered and not (call.has_fallback or call.is_eager):
@@ -588,7 +610,7 @@ class Keeping(RuleBasedStateMachine):
                 if stage_then < OVERDUE:
                     waits = min(waits, max(0.0, moment - call.began[0]))
                 elif stage_then == OVERDUE and call.value is not None:
-                    waits = min(waits, max(moment, flight.began[0] + flight.patience) - call.began[0])
+                    waits = min(waits, flight.until - call.began[0])
             if call.wait == FOREVER and self.says_nothing(flight, call):
                 has_time, is_numbered = lasted < call.timeout - MOMENT, str(flight.error).endswith(f" {flight.order}")
                 failed = call.error == flight.error and is_numbered and not flight.is_outage
@@ -611,7 +633,6 @@ class Keeping(RuleBasedStateMachine):
                 return
             if held is not None and call.value == held.name:
                 self.claim(stage < GONE or float(order) > call.order, "a value that is gone")
-                held.used = call.began[0]
             return
         error = call.error
         assert error is not None
@@ -632,6 +653,15 @@ class Keeping(RuleBasedStateMachine):
             and call.timeout > (4 + 2 * in_vain) * self.latency + MOMENT
         )
         self.claim(not is_available, "an available service gave no value")
+
+    def is_left(self, flight: Attempt, call: Call) -> bool:
+        """Whether a caller who waited for it may start another: it was frozen, or what was kept is gone."""
+        brings_nothing = call.has_lost or flight.value is not None
+        return (
+            flight.is_left
+            or (call.has_lost and flight.offered is not None)
+            or (brings_nothing and self.is_abandoned(flight))
+        )
 
     @staticmethod
     def says_nothing(flight: Attempt, call: Call) -> bool:
@@ -679,7 +709,7 @@ class Keeping(RuleBasedStateMachine):
             wait = FOREVER
         elif flight is None:
             wait = min(REFRESH_SECONDS, patience) if stage == DUE else patience
-        elif stage == DUE or (is_open and flight is not self.trial):
+        elif stage == DUE or (is_open and not flight.is_trial):
             wait = 0.0
         else:
             wait = max(0.0, flight.patience - self.age(flight.began))
