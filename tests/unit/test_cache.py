@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -304,19 +305,39 @@ def test_a_defect_shows_its_name_and_nothing_else(cache: Cache, service: Service
 
 def test_a_flight_can_offer_a_value_to_fall_back_on(cache: Cache, clock: Clock) -> None:
     """The item of the fleet, for example, where the service does not answer."""
-    go_on, attempts = threading.Event(), []
+    attempts: list[int | None] = []
 
     def fetch(flight: Flight) -> Kept:
-        asked = Moment()
-        asked.monotonic -= 290
-        flight.offer(Kept("offered", asked, LIFETIME))
+        flight.offer(due())
         attempts.append(flight.deadline.attempts)
-        go_on.wait(PATIENCE)
         raise unavailable()
 
     assert cache.get("a", fetch, Deadline(PATIENCE)).value == "offered"
     assert attempts == [1]
-    go_on.set()
+
+
+def test_whoever_started_a_flight_waits_for_it_beyond_its_offer(cache: Cache, clock: Clock) -> None:
+    """The others get what is due at once."""
+    offered, go_on = threading.Event(), threading.Event()
+
+    def fetch(flight: Flight) -> Kept:
+        flight.offer(due())
+        offered.set()
+        go_on.wait(PATIENCE)
+        return Kept("new", Moment(), LIFETIME)
+
+    with ThreadPoolExecutor() as callers:
+        starter = callers.submit(cache.get, "a", fetch, Deadline(PATIENCE))
+        assert offered.wait(PATIENCE)
+        assert cache.get("a", fetch, Deadline(PATIENCE)).value == "offered"
+        go_on.set()
+        assert starter.result(PATIENCE).value == "new"
+
+
+def due() -> Kept:
+    asked = Moment()
+    asked.monotonic -= 290
+    return Kept("offered", asked, LIFETIME)
 
 
 def test_what_is_least_recently_used_makes_room(service: Service) -> None:

@@ -1318,26 +1318,26 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "due: the starter waits to the end": (
         due_and_slow,
         "cache",
-        "patience = min(REFRESH_SECONDS, flight.patience) if starts else 0",
+        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0",
         'patience = float("inf") if starts else 0',
     ),
     "due: the others wait too": (
         due_and_slow,
         "cache",
-        "patience = min(REFRESH_SECONDS, flight.patience) if starts else 0",
-        "patience = min(REFRESH_SECONDS, flight.patience)",
+        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0",
+        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age()",
     ),
     "due: nobody waits": (
         due_and_slow,
         "cache",
-        "patience = min(REFRESH_SECONDS, flight.patience) if starts else 0",
+        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0",
         "patience = 0",
     ),
     "due: a failure does not shorten the wait": (
         due_after_a_failure,
         "cache",
-        "patience = min(REFRESH_SECONDS, flight.patience) if starts else 0",
-        "patience = REFRESH_SECONDS if starts else 0",
+        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0",
+        "patience = REFRESH_SECONDS - flight.began.age() if starts else 0",
     ),
     "a remembered failure does not shorten the wait": (
         due_after_a_failure,
@@ -1503,13 +1503,13 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
         "[each() for each in flight.after]",
     ),
     # Flights
-    "no single flight": (callers_at_once, "cache", "flight = self._under_way(key)\n", "flight = None\n"),
+    "no single flight": (callers_at_once, "cache", "joined = self._under_way(key)\n", "joined = None\n"),
     "the flight is begun outside the lock": (
         callers_at_once,
         "cache",
         "if error is None:\n                        self._flights[key] = flight",
         "pass\n"
-        "            if error is None and starts:\n"
+        "            if error is None and joined is None:\n"
         "                with self._lock:\n"
         "                    self._flights[key] = flight\n"
         "            if True:",
@@ -1523,8 +1523,8 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "the lock is held over the network": (
         gone,
         "cache",
-        "elif starts:\n                flight.start(partial(self._work, key, flight, fetch))",
-        "elif starts:\n"
+        "elif joined is None:\n                flight.start(partial(self._work, key, flight, fetch))",
+        "elif joined is None:\n"
         "                with self._lock:\n"
         "                    flight.start(partial(self._work, key, flight, fetch))\n"
         "                    signal.wait(deadline.remaining())",

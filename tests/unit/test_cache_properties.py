@@ -194,6 +194,7 @@ class Keeping(RuleBasedStateMachine):
         self.attempts: dict[str, list[Attempt]] = {key: [] for key in OWN}
         self.in_vain = 0
         self.held: dict[str, Value] = {}
+        self.rejected: set[str] = set()  # names of what was offered and may not be kept
         self.memory: dict[str, Memory] = {}
         self.frozen: set[str] = set()
         self.outage: CerberusError | None = None
@@ -288,13 +289,15 @@ class Keeping(RuleBasedStateMachine):
         """Somebody goes on with a value. If the flight that they started is under way, they have waited in vain."""
         for each in self.attempts[key]:
             is_own = (
-                each.call is call
-                and each.outer is outer
-                and each.is_current
-                and (each.has_fallback or not each.offered)
+                each.call is call and each.outer is outer and each.is_current and not self.is_served_at_once(key, call)
             )
             if is_own and PROBE_SECONDS <= self.age(each.began) <= each.seconds:
                 self.is_slow = True
+
+    def is_served_at_once(self, key: str, call: Call) -> bool:
+        """Whether what is held now serves without a refresh; it can have been offered."""
+        stage = self.stage(key, call)
+        return stage == FRESH or (stage == DUE and self.is_beside and not call.is_renewing)
 
     def displace(self, key: str) -> None:
         """Somebody who needs a flight sees that the one under way is abandoned."""
@@ -494,7 +497,9 @@ class Keeping(RuleBasedStateMachine):
         self.claim(flight.deadline.attempts == 1, "several attempts though there is a value to fall back on")
         if attempt.is_forgotten or (memory is not None and memory.is_refusal and asked[0] < memory.began[0]):
             attempt.offered = self.now[0], FOREVER
+            self.rejected.add(f"{key}-{order}")
             return
+        self.rejected.discard(f"{key}-{order}")
         attempt.offered = self.now[0], age
         is_waited_for = attempt.is_trial or not self.is_open()
         seconds = attempt.patience - self.age(attempt.began) if is_waited_for else 0
@@ -607,8 +612,11 @@ class Keeping(RuleBasedStateMachine):
             if flight.offered and not (call.has_fallback or call.is_eager):
                 moment, age = flight.offered
                 stage_then = sum(age >= limit for limit in call.limits(call.key))
-                if stage_then < OVERDUE:
+                if stage_then == FRESH or (stage_then == DUE and not call.is_starter):
                     waits = min(waits, max(0.0, moment - call.began[0]))
+                elif stage_then == DUE:
+                    refreshed = flight.began[0] + min(REFRESH_SECONDS, flight.patience)
+                    waits = min(waits, max(moment, refreshed) - call.began[0])
                 elif stage_then == OVERDUE and call.value is not None:
                     waits = min(waits, flight.until - call.began[0])
             if call.wait == FOREVER and self.says_nothing(flight, call):
@@ -618,13 +626,13 @@ class Keeping(RuleBasedStateMachine):
             elif flight.error is not None or landed >= waits:
                 self.claim(abs(lasted - min(landed, waits)) < MOMENT, "waited more or less than it should")
             elif call.value == (flight.value and flight.value.name):
-                was_woken = flight.offered and not call.has_fallback
-                published = min(flight.publication, PROBE_SECONDS) if call.is_starter and not was_woken else 0
+                published = min(flight.publication, PROBE_SECONDS) if call.is_starter else 0
                 ended = min(landed + published, max(landed, call.timeout))
                 self.claim(abs(lasted - ended) < MOMENT, "waited more or less than for the flight and its publication")
         if call.value is not None:
             name, _, order = call.value.partition("-")
             self.claim(name == call.key, "the value of another key")
+            self.claim(call.value not in self.rejected, "a value that was offered and may not be kept")
             if call.is_alone:
                 self.claim(float(order) > call.order, "an old value though it was to be asked for")
                 return
@@ -694,10 +702,10 @@ class Keeping(RuleBasedStateMachine):
         call = Call(self, key, timeout, ages, is_eager=is_eager)
         stage = self.stage(key, call)
         held = self.held[key].name if stage < GONE else None
-        if stage > FRESH and not (stage == DUE and self.is_beside):
+        at_once = self.is_served_at_once(key, call)
+        if not at_once:
             self.displace(key)
         flight, number, is_open = self.flight(key), self.order, self.is_open()
-        at_once = stage == FRESH or (stage == DUE and self.is_beside)
         refusal = self.refusal(call) if flight is None and not at_once else None
         memory, was_frozen = self.memory.get(key), key in self.frozen
         # After a failure its starter waits less, after a frozen flight as long as one attempt takes.

@@ -110,6 +110,7 @@ class Cache:
             The caller's time is up.
         """
         terms, began = Terms(lifetime, accepts), Moment()
+        own: Flight | None = None  # that this caller started last
         while True:
             error: CerberusError | None = None
             with self._lock:
@@ -118,10 +119,10 @@ class Cache:
                 if kept is not None and (stage == FRESH or (stage == DUE and self.renewed_beside and not renewing)):
                     return kept
                 usable = kept if stage < GONE else None
-                flight = self._under_way(key)
-                starts = flight is None
-                if flight is None:
-                    flight = self._new_flight(key, deadline, terms, usable, within)
+                joined = self._under_way(key)
+                flight = joined or self._new_flight(key, deadline, terms, usable, within)
+                if joined is None:
+                    own = flight
                     error = self._refusal(key, flight, accepts is not None, within)
                     if error is None:
                         self._flights[key] = flight
@@ -130,14 +131,15 @@ class Cache:
                 if usable is not None:
                     return usable
                 raise error
-            if starts and within is not None and usable is None:
+            if joined is None and within is not None and usable is None:
                 flight.after = within.after
                 self._work(key, flight, fetch)
-            elif starts:
+            elif joined is None:
                 flight.start(partial(self._work, key, flight, fetch))
+            starts = flight is own
             patience = math.inf
             if stage == DUE:
-                patience = min(REFRESH_SECONDS, flight.patience) if starts else 0
+                patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0
             elif stage == OVERDUE:
                 is_waiting = starts or flight.is_trial or not self._breaker.is_open()
                 patience = flight.patience - flight.began.age() if is_waiting else 0
