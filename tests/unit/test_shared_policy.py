@@ -324,6 +324,20 @@ def test_who_was_taken_for_dead_publishes_a_newer_answer_over_the_claim(world: W
     assert item_of(world.store).response == "value 1"
 
 
+def test_what_was_asked_before_it_was_forgotten_is_not_published_over_a_later_claim(world: World) -> None:
+    process, other = world.live(world.fetch()), world.live(world.fetch())
+    for _ in range(4):
+        world.now += next(process)
+    world.store.item = Item(asked=world.now, expires=world.now + LEASE)  # what forgetting leaves
+    for _ in range(4):
+        world.now += next(other)
+    assert item_of(world.store).claimed_until > world.now
+    list(process)
+    assert item_of(world.store).response == ""
+    list(other)
+    assert item_of(world.store).response == "value 2"
+
+
 def test_an_older_answer_does_not_replace_a_newer_one(world: World) -> None:
     process = world.live(world.fetch())
     for _ in range(4):

@@ -258,7 +258,7 @@ class Policy:
         if seen is None:
             return Item(expires=now + _KEPT_SECONDS, claimed_until=now + seconds)
         failures = 0 if refused and now - seen.asked > _FORGIVEN_SECONDS else seen.failures
-        kept = seen if seen.is_offered(now) else Item(expires=now + _KEPT_SECONDS)
+        kept = seen if seen.is_offered(now) else Item(asked=seen.asked, expires=now + _KEPT_SECONDS)
         return kept.changed(claimed_until=now + seconds, paused_until=0, failures=failures, failure="")
 
     def _admission(self, breaker: Store, claim_seconds: float) -> Plan[Item | None]:
