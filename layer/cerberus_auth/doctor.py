@@ -299,15 +299,16 @@ class Doctor:
         """From here on by the package itself, as a function does it; without what a fleet shares."""
         needs = "credentials dns tcp tls http"
         environment = {name: value for name, value in self._environ.items() if name != "AWS_LAMBDA_MAX_CONCURRENCY"}
-        auth = CerberusAuth(Settings.from_env({**environment, **_NOT_SHARED}))
-        auth.invalidate()
+        auth: CerberusAuth | None = None
         failure: CerberusError | None = None
-        if not (self._failed & set(needs.split())) and not settings.token:
-            try:
+        try:
+            auth = CerberusAuth(Settings.from_env({**environment, **_NOT_SHARED}))
+            auth.invalidate()
+            if not (self._failed & set(needs.split())) and not settings.token:
                 auth.token()
-            except CerberusError as error:
-                failure = error
-        done = auth.authentications[-1] if auth.authentications else None
+        except CerberusError as error:  # of making it too: in Lambda it loads the certificates at once
+            failure = error
+        done = auth.authentications[-1] if auth is not None and auth.authentications else None
         spent: dict[str, float] = {}
         for each in done.steps if done else ():
             spent[each.name] = spent.get(each.name, 0) + each.seconds
@@ -333,11 +334,12 @@ class Doctor:
             self._boxes(settings, transport, auth)
             self._sharing(settings, done.principal if done else "", aws)
         finally:
-            auth.close()
+            if auth is not None:
+                auth.close()
 
-    def _use(self, auth: CerberusAuth) -> None:
+    def _use(self, auth: CerberusAuth | None) -> None:
         with self._step("token use", "credentials dns tcp tls http auth") as step:
-            if step.skipped:
+            if step.skipped or auth is None:
                 return
             try:
                 data = CerberusClient(auth).read(self._path or _PROBE)
@@ -350,10 +352,10 @@ class Doctor:
                 self._failed.add("token")
                 raise
 
-    def _boxes(self, settings: Settings, transport: Transport, auth: CerberusAuth) -> None:
+    def _boxes(self, settings: Settings, transport: Transport, auth: CerberusAuth | None) -> None:
         """Show what this principal may read, which explains most reads that fail."""
         with self._step("boxes", "credentials dns tcp tls http auth token") as step:
-            if step.skipped:
+            if step.skipped or auth is None:
                 return
             response = _get(settings, transport, "/v2/safe-deposit-box", auth.token())
             boxes = _json(response)

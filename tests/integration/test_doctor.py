@@ -274,6 +274,16 @@ def test_a_broken_set_up(name: str, function: Function) -> None:
     assert not function.secrets_in(json.dumps(report(findings)) + "".join(map(line, findings)))
 
 
+def test_a_certificate_file_that_is_none_is_a_finding_in_lambda_too(function: Function, tmp_path: Path) -> None:
+    """There, what authenticates loads it when it is made, before any step."""
+    (tmp_path / "bundle.pem").write_text("no certificate")
+    function.configure(AWS_LAMBDA_FUNCTION_NAME="diagnose", AWS_CA_BUNDLE=str(tmp_path / "bundle.pem"))
+    findings = {each.step: each for each in Doctor().examine()}
+    assert list(findings) == STEPS
+    assert findings["auth request"].status == FAILED
+    assert "AWS_CA_BUNDLE" in findings["auth request"].said
+
+
 def test_all_is_well(function: Function) -> None:
     a_key("kms:Encrypt", "kms:Decrypt")(function)
     function.configure(AWS_LAMBDA_FUNCTION_NAME="diagnose")
