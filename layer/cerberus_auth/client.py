@@ -51,6 +51,12 @@ _REFUSED_SECONDS = 60.0  # for which a 403 or 404 that another container got cou
 _UNCHANGED_SECONDS = 60.0  # with_secret does not read an unchanged secret again for so long
 _WARNING_SECONDS = 60.0  # between two warnings about one path
 
+_SHARED_NAMES = (  # of what the fleet keeps of a path; the second half is compat's, of its default arguments
+    *("{}", "{}?file", "{}?versions", "{}?list=true"),
+    *("secret/{}?versionId=CURRENT", "secret/{}?list=true", "secret-versions/{}?limit=100&offset=0"),
+    *("secure-file/{}?versionId=CURRENT", "secure-files/{}/?limit=100&offset=0"),
+)
+
 _logger = logging.getLogger("cerberus_auth")
 
 
@@ -503,15 +509,8 @@ class CerberusClient:
         sharing, principal = shared
         problem = ""
         try:
-            name = quote(path)
-            for each in (
-                name,
-                f"{name}?file",
-                f"{name}?versions",
-                f"{name}?list=true",
-                f"secret/{name}?versionId=CURRENT",
-            ):
-                sharing.forget(principal, each, deadline)  # the last is compat's
+            for name in _SHARED_NAMES:
+                sharing.forget(principal, name.format(quote(path)), deadline)
         except StoreFailure as failure:
             problem = str(failure)
         if problem:

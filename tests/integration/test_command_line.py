@@ -234,16 +234,24 @@ class TestForget:
                 client.read_file(SECRET_PATH),
                 len(versions),
                 client.list("app/orders"),
+                client.get_file_data(SECRET_PATH),
+                sorted(client.list_secrets("app/orders")["data"]["keys"]),
+                len(client.get_secret_versions(SECRET_PATH)["secure_data_version_summaries"]),
+                len(client.list_files("app/orders")["secure_file_summaries"]),
             ]
 
         before = read(60)
         function.stack.cerberus.put_file(SECRET_PATH, b"another")
         function.stack.cerberus.put_secret(SECRET_PATH, {"password": "rotated"})
         function.stack.cerberus.put_secret("app/orders/new", SECRET)
+        function.stack.cerberus.put_file("app/orders/new", b"new")
         assert read(61) == before  # shared
         for path in (SECRET_PATH, "app/orders"):
             assert run(function, "forget", path).returncode == 0
-        assert read(62) == [{"password": "rotated"}, b"another", 2, ["db", "new"]]
+        assert read(62) == [
+            *({"password": "rotated"}, b"another", 2, ["db", "new"]),
+            *(b"another", ["db", "new"], 2, 2),
+        ]
 
     def test_a_path_that_nobody_has_read(self, function: Function, shared: None) -> None:
         assert run(function, "forget", "app/orders/new").returncode == 0
