@@ -29,6 +29,7 @@ from cerberus_auth import (
     DeadlineExceeded,
     SecretNotFound,
     Settings,
+    TokenRefused,
 )
 from cerberus_auth.deadline import Deadline
 from cerberus_auth.testing import FakeCerberus, Fault, Request
@@ -455,6 +456,39 @@ def test_a_throttled_table_is_not_waited_for_when_the_token_is_in_hand(cerberus:
     before = len(cerberus.authentications)
     assert cerberus.auth(**shared(auth_method=method, timeout=9.5)).token() == auth.token()  # of another container
     assert len(cerberus.authentications) == before
+
+
+def test_a_second_authentication_in_one_read_does_not_wait_for_the_claim_of_the_first(cerberus: Cerberus) -> None:
+    cerberus.statuses[DB] = 401
+    with pytest.raises(TokenRefused):
+        cerberus.client(**shared(shared_cache_key="")).read(DB)
+    assert len(cerberus.authentications) == 2
+    assert cerberus.now < 1
+
+
+def test_the_older_method_does_not_wait_for_the_claim_of_the_newer(cerberus: Cerberus) -> None:
+    cerberus.not_offered = {"/v2/auth/iam-principal"}
+    auth = cerberus.auth(**shared(shared_cache_key=""))
+    assert auth.token()
+    assert len(cerberus.authentications) == 2
+    assert cerberus.now < 1
+    cerberus.virtual.sleep(1)
+    assert cerberus.auth(**shared(shared_cache_key="", timeout=9.5)).token() == auth.token()  # of another container
+    assert len(cerberus.authentications) == 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+def test_a_method_that_is_not_offered_is_the_fleets_knowledge_while_another_is_tried(
+    cerberus: Cerberus, seconds: float
+) -> None:
+    cerberus.not_offered = {"/v2/auth/iam-principal", "/v1/auth/iam-role"}
+    cerberus.answers_after = seconds
+    assert cerberus.auth(**shared(shared_cache_key="", auth_method="auto")).token()
+    cerberus.virtual.sleep(0.5)
+    asked, began = len(cerberus.authentications), cerberus.now
+    assert cerberus.auth(**shared(shared_cache_key="", auth_method="auto", timeout=9.5)).token()
+    assert len(cerberus.authentications) == asked + 1  # by STS, at once
+    assert cerberus.now - began <= seconds + 0.5
 
 
 @pytest.mark.parametrize("loses", [False, True], ids=["answers wait", "connections are lost"])

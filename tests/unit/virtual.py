@@ -181,6 +181,7 @@ class Cerberus:
         self.retry_after = ""
         self.hangs = False
         self.statuses: dict[str, int] = {}  # by path, for ever
+        self.not_offered: set[str] = set()  # paths of auth requests, of methods that this Cerberus does not have
         self.loses_frozen = False  # the connection of a request that is under way in a freeze is gone after it
         self.version = 1
         self.authentications: list[float] = []  # the requests
@@ -257,6 +258,8 @@ class Cerberus:
     def _answer(self, method: str, path: str, headers: Mapping[str, str], asked: float) -> tuple[int, bytes]:
         if self.status is not None:
             return self.status, _error(99997)
+        if path in self.not_offered:
+            return 404, b""
         if method == "POST":
             return (500, _error(10)) if self.database_is_down else (200, self._new_token(path))
         secret, token = path.removeprefix("/v1/secret/"), headers["X-Cerberus-Token"]

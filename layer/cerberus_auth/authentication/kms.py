@@ -79,7 +79,7 @@ class KmsAuth:
 
         if self._shared is None:
             return ask_to_share()[0]
-        return self._shared.token("kms", principal, region, deadline, wanted, open_shared, ask_to_share)
+        return self._shared.token(self.name, principal, region, deadline, wanted, open_shared, ask_to_share)
 
     def _question(self, principal: str, region: str) -> tuple[str, dict[str, str]]:
         return "/v2/auth/iam-principal", {"iam_principal_arn": principal, "region": region}

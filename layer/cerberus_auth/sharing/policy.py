@@ -454,7 +454,7 @@ class Sharing:
         Parameters
         ----------
         method
-            ``kms``, or ``sts``, whose response is sealed.
+            ``kms``, ``kms v1``, or ``sts``, whose response is sealed.
         open_response
             Makes a token of a response and the moment of its request.
         request
@@ -465,6 +465,8 @@ class Sharing:
         CerberusError
             What ``request`` raises, and ``open_response`` if Cerberus could not help.
         """
+        while wanted.after:  # what this flight itself claimed before would be waited for
+            wanted.after.pop(0)()
         seal = None
         shelves = [shelf for shelf in (self._table, self._file) if shelf is not None and not shelf.rests()]
         if method == "sts":
@@ -475,7 +477,10 @@ class Sharing:
 
         def ask(renew: Renewal, is_trial: bool) -> tuple[Any, Callable[[], Item]]:
             _prepare(deadline, renew, is_trial)
-            token, response = request()
+            try:
+                token, response = request()
+            finally:
+                deadline.before_attempt = None  # another method may follow, which renews nothing of this one
             if token.value == wanted.refused:
                 raise _same_again()
 
