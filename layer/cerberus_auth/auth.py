@@ -209,9 +209,7 @@ class Service:
         self._aws: Aws | None = None
         self._sequence: Sequence | None = None
         self._sharing: Sharing | None = None
-        self._principal = settings.assume_role_arn or (
-            settings.iam_role_arns[0] if len(settings.iam_role_arns) == 1 else ""
-        )
+        self._principal = settings.principal
         self.is_initialised = False
         self._since = 0.0  # when the token that was forgotten had been requested
         self._lock = threading.RLock()

@@ -286,6 +286,11 @@ class Settings:
         """Whether tokens are shared with a fleet, or with the processes of one environment."""
         return bool(self.shared_cache_table) or self.max_concurrency > 1
 
+    @property
+    def principal(self) -> str:
+        """Who authenticates, as far as the settings tell; empty where they do not."""
+        return self.assume_role_arn or (self.iam_role_arns[0] if len(self.iam_role_arns) == 1 else "")
+
     def endpoint(self, service: str) -> str | None:
         """The URL to call an AWS service under, if one is set for it or for all."""
         endpoints = dict(self.endpoints)

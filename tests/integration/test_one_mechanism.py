@@ -491,6 +491,13 @@ def test_a_method_that_is_not_offered_is_the_fleets_knowledge_while_another_is_t
     assert cerberus.now - began <= seconds + 0.5
 
 
+def test_sts_says_nothing_of_sharing_where_nothing_is_shared(
+    cerberus: Cerberus, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert cerberus.auth(auth_method="sts", iam_role_arns=()).token()
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == []
+
+
 @pytest.mark.parametrize("loses", [False, True], ids=["answers wait", "connections are lost"])
 def test_invocations_of_5_ms_frozen_between_refresh_what_is_kept(cerberus: Cerberus, loses: bool) -> None:
     cerberus.answers_after, cerberus.table_answers_after, cerberus.loses_frozen = 0.05, 0.01, loses

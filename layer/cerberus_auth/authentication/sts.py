@@ -52,7 +52,8 @@ class StsAuth:
         DeadlineExceeded
             See README, "Errors and what to do".
         """
-        signer = self._signer()
+        signer = self._settings.principal
+        shared = self._shared if signer else None
 
         def read(document: str, asked: Moment) -> Token:
             return token.parse(
@@ -63,16 +64,11 @@ class StsAuth:
             asked = Moment()
             with deadline.step("auth request"):
                 document = self._request(signer, region, deadline, last).decode("utf-8", "surrogateescape")
-                return read(document, asked), _to_seal(document, signer, asked)
+                return read(document, asked), _to_seal(document, signer, asked) if shared else ""
 
-        if self._shared is None or not signer:
+        if shared is None:
             return request()[0]
-        return self._shared.token("sts", signer, region, deadline, wanted, read, request)
-
-    def _signer(self) -> str:
-        """Return who signs, as far as the settings tell; empty where they do not."""
-        settings = self._settings
-        return settings.assume_role_arn or (settings.iam_role_arns[0] if len(settings.iam_role_arns) == 1 else "")
+        return shared.token("sts", signer, region, deadline, wanted, read, request)
 
     def _request(self, signer: str, region: str, deadline: Deadline, last: bool) -> bytes:
         # Credentials are valid in every region of their partition, and Cerberus knows the oldest one.
