@@ -135,10 +135,10 @@ def test_an_extension_is_busy_for_two_seconds_once_while_cerberus_hangs(cerberus
             member.renew(Deadline(9), 15)
         busy.append(cerberus.virtual.monotonic - began)
         cerberus.virtual.sleep(10)
-    assert busy[0] <= 2.25
+    assert 2 <= busy[0] <= 2.25
     assert max(busy[1:]) <= 0.5
     assert sum(busy[1:]) <= 5
-    assert cerberus.requests <= 6 + 20
+    assert 6 < cerberus.requests <= 6 + 20
 
 
 # A service whose tokens are all refused

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable
@@ -58,6 +59,13 @@ documents = shaped(
         aws_account_id=st.text(),
     ),
 )
+good = st.fixed_dictionaries(
+    {
+        "client_token": st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1),
+        "lease_duration": st.integers(1, 10**9),
+        "metadata": st.just({"aws_iam_principal_arn": ROLE}),
+    }
+)
 failures = shaped(errors=st.lists(shaped(code=st.sampled_from([99216, 99996, 99223, 0]), message=st.text())))
 refusals = shaped(
     __type=st.sampled_from(["AccessDeniedException", "ThrottlingException", "a#b:c", ""]),
@@ -99,6 +107,14 @@ def answers(*shapes: st.SearchStrategy[Any]) -> st.SearchStrategy[Response]:
     return st.builds(answer, statuses, bodies(*shapes), headers)
 
 
+def decrypted(document: dict[str, Any]) -> Response:
+    fields = {
+        "Plaintext": base64.b64encode(encoded(document)).decode(),
+        "KeyId": "arn:aws:kms:us-west-2:222222222222:key/1",
+    }
+    return Response(200, HTTPMessage(), encoded(fields))
+
+
 class Answering(Transport):
     """Gives these answers, whatever is asked."""
 
@@ -130,7 +146,7 @@ def is_token(token: Token) -> None:
 
 
 @fuzz
-@given(bodies(documents))
+@given(bodies(good, documents))
 @example(b"[" * 100_000)
 @example(b'{"client_token": "a\\r\\nX-Injected: b", "lease_duration": 60}')
 @example(b'{"client_token": "a", "lease_duration": true}')
@@ -158,9 +174,13 @@ def test_a_refusal_of_cerberus(response: Response) -> None:
 
 
 @fuzz
-@given(answers(shaped(auth_data=st.binary().map(lambda data: data.hex()))), answers(decryptions, refusals))
-def test_an_authentication_by_kms(auth: Response, decrypted: Response) -> None:
-    transport = Answering(auth, decrypted)
+@given(
+    st.just(Response(200, HTTPMessage(), encoded({"auth_data": base64.b64encode(bytes(200)).decode()})))
+    | answers(shaped(auth_data=st.binary().map(lambda data: data.hex()))),
+    good.map(decrypted) | answers(decryptions, refusals),
+)
+def test_an_authentication_by_kms(auth: Response, decryption: Response) -> None:
+    transport = Answering(auth, decryption)
     try:
         token = KmsAuth(OURS, transport, SignedAws(OURS, transport)).authenticate(ROLE, "us-west-2", Deadline(5))
     except CerberusError:
@@ -169,7 +189,7 @@ def test_an_authentication_by_kms(auth: Response, decrypted: Response) -> None:
 
 
 @fuzz
-@given(answers(documents, failures))
+@given(answers(good, documents, failures))
 def test_an_authentication_by_sts(response: Response) -> None:
     transport = Answering(response)
     try:
