@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from local_stack.runtime import LambdaRuntime
+from local_stack.runtime import LAMBDA_HOME, LambdaRuntime
 
 from .contestants import BARE, Contestant, runtime_packages
 from .quota import FULL_CPU_MEMORY, cpu_quota
@@ -58,7 +58,7 @@ def _probe(
     if with_runtime or contestant.needs_sdk:
         path.append(runtime_packages())
     variables = {
-        **{"PATH": os.defpath, "HOME": "/home/sbx_user1051", "LANG": "en_US.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
+        **{"PATH": os.defpath, "HOME": LAMBDA_HOME, "LANG": "en_US.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
         **environment,
         **contestant.environment,
         "PYTHONPATH": os.pathsep.join(map(str, path)),

@@ -226,3 +226,9 @@ def _repr(value: Any) -> str:
         return repr(value)
     except Exception as broken:  # a frame is cut off in the middle of making an object
         return type(broken).__name__
+
+
+def closed_port() -> str:
+    """Return the URL of a server that is no more."""
+    with Server(lambda request: Response(200)) as server:
+        return server.url

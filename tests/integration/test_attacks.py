@@ -27,6 +27,7 @@ import requests
 from cerberus_auth import CerberusAuth, CerberusClient, CerberusError, ConfigurationError, Settings
 from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 from integration.function import Function
+from integration.sockets import crowd
 from local_stack.aws import Aws
 from local_stack.certificates import CertificateAuthority
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, decrypt_statement, share_statement
@@ -487,53 +488,31 @@ ATTACKS: dict[str, bytes | Callable[[], Iterator[bytes]]] = {
 
 @contextlib.contextmanager
 def attacker(attack: Iterable[bytes]) -> Iterator[int]:
-    """Answers the first request by the attack, and all others as they should be, each connection in a thread of its own."""
+    """Answers the first request by the attack, and all others as they should be; yields the port."""
     lock, asked = threading.Lock(), 0
     over = threading.Event()
-    opened: list[socket.socket] = []
-    threads: list[threading.Thread] = []
 
-    def serve(connection: socket.socket) -> None:
+    def serve(connection: socket.socket, _: int) -> None:
         nonlocal asked
-        with contextlib.suppress(OSError), connection:
-            while connection.recv(65536):
-                with lock:
-                    asked += 1
-                    number = asked
-                if number > 1:
-                    connection.sendall(answer(GOOD))
-                    continue
-                for part in attack:
-                    connection.sendall(part)
-                    if over.is_set():
-                        return
-                time.sleep(0.05)
-                # An answer without a length ends with its connection; the others stay open, for what may follow.
+        while connection.recv(65536):
+            with lock:
+                asked += 1
+                number = asked
+            if number > 1:
+                connection.sendall(answer(GOOD))
+                continue
+            for part in attack:
+                connection.sendall(part)
+                if over.is_set():
+                    return
+            time.sleep(0.05)
+            # An answer without a length ends with its connection; the others stay open, for what may follow.
 
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            opened.append(connection)
-            threads.append(threading.Thread(target=serve, args=(connection,)))
-            threads[-1].start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        accepting = threading.Thread(target=accept)
-        accepting.start()
+    with crowd(serve) as port:
         try:
-            yield listener.getsockname()[1]
+            yield port
         finally:
             over.set()
-            listener.shutdown(socket.SHUT_RDWR)
-            accepting.join()
-            for connection in opened:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-            for thread in threads:
-                thread.join()
 
 
 @pytest.mark.parametrize("max_age", [0, None])

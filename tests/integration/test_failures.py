@@ -30,7 +30,7 @@ from cerberus_auth import (
     TokenRefused,
 )
 from cerberus_auth.testing.http_server import Fault, Request, Response, Server
-from integration.function import Function, renewed
+from integration.function import Function, closed_port, renewed
 from local_stack.certificates import CertificateAuthority
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, decrypt_statement
 
@@ -662,12 +662,6 @@ def arrange_role_with_path(function: Function, *, may_read_itself: bool = True) 
     function.stack.aws.create_function("web", ROLE_WITH_PATH)
     function.become(ROLE_WITH_PATH)
     function.configure(CERBERUS_IAM_ROLE_ARN=None, AWS_LAMBDA_FUNCTION_NAME="web")
-
-
-def closed_port() -> str:
-    """The URL of a server that is no more."""
-    with Server(lambda request: Response(200)) as server:
-        return server.url
 
 
 def test_a_configured_role_needs_no_identity_call(function: Function) -> None:

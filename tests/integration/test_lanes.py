@@ -32,7 +32,7 @@ from cerberus_auth.aws.sigv4 import sign
 from cerberus_auth.deadline import Deadline
 from cerberus_auth.http.transport import Transport, host_header
 from cerberus_auth.testing.http_server import Fault, Request, Response, Server
-from integration.function import Function
+from integration.function import Function, closed_port
 from local_stack.aws import Aws
 from local_stack.certificates import CertificateAuthority
 from local_stack.stack import ROLE, LocalStack, decrypt_statement
@@ -112,11 +112,6 @@ def test_both_lanes_give_the_same_results(bench: Bench) -> None:
     for operation, result in results.items():
         for lane in LANES:
             assert bench.outcome(lane, operation) == (result, 1), lane
-
-
-def closed_port() -> str:
-    with Server(lambda request: Response(200)) as server:
-        return server.url
 
 
 def no_policy(bench: Bench) -> None:

@@ -29,8 +29,8 @@ from cerberus_auth.http.transport import Transport
 from cerberus_auth.sharing.item import Item
 from cerberus_auth.sharing.policy import Sharing
 from cerberus_auth.sharing.table import TableStore
-from cerberus_auth.testing.http_server import Fault, Request, Response, Server
-from integration.function import Function
+from cerberus_auth.testing.http_server import Fault, Request, Response
+from integration.function import Function, closed_port
 from local_stack.aws import Aws
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement
 
@@ -570,9 +570,7 @@ def refusal(code: str) -> Fault:
 
 
 def unreachable(fleet: Fleet) -> None:
-    with Server(lambda request: Response(200)) as server:
-        url = server.url
-    fleet.function.configure(AWS_ENDPOINT_URL_DYNAMODB=url)
+    fleet.function.configure(AWS_ENDPOINT_URL_DYNAMODB=closed_port())
 
 
 FAILURES: dict[str, Callable[[Fleet], None]] = {

@@ -33,6 +33,7 @@ from cerberus_auth.deadline import Deadline
 from cerberus_auth.http.transport import Response, Transport, json_object
 from cerberus_auth.testing.http_server import Request, Server
 from cerberus_auth.testing.http_server import Response as Answer
+from integration.sockets import crowd
 from local_stack.certificates import CertificateAuthority
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -76,41 +77,6 @@ def transport(**settings: str) -> Iterator[Transport]:
 
 def get(transport: Transport, url: str, deadline: Deadline | None = None) -> Response:
     return transport.request("the server", "GET", url, deadline or Deadline(5), headers=dict)
-
-
-@contextlib.contextmanager
-def crowd(serve: Callable[[socket.socket, int], None]) -> Iterator[int]:
-    """Serve each connection in a thread of its own, with its number from 0; yields the port."""
-    threads: list[threading.Thread] = []
-    opened: list[socket.socket] = []
-
-    def run(connection: socket.socket, number: int) -> None:
-        with contextlib.suppress(OSError), connection:
-            serve(connection, number)
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threads.append(threading.Thread(target=run, args=(connection, len(opened))))
-            opened.append(connection)
-            threads[-1].start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        accepting = threading.Thread(target=accept)
-        accepting.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            accepting.join()
-            for connection in opened:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-            for thread in threads:
-                thread.join()
 
 
 def answers(*parts: bytes, keep: bool = False) -> Serve:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
+LAMBDA_HOME = "/home/sbx_user1051"  # of Lambda's own user: without it boto3 would find the developer's ~/.aws
 
 _ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 _PATH = "/2015-03-31/functions/function/invocations"
@@ -300,8 +301,7 @@ def lambda_environment(
         "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{artifact.name}",
         "AWS_LAMBDA_LOG_STREAM_NAME": "2026/01/01/[$LATEST]0123456789abcdef0123456789abcdef",
         "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
-        # Lambda's own user has no ~/.aws; without this variable boto3 would find the developer's.
-        "HOME": "/home/sbx_user1051",
+        "HOME": LAMBDA_HOME,
         "LAMBDA_RUNTIME_DIR": str(library),
         "LAMBDA_TASK_ROOT": str(artifact),
         "LANG": "en_US.UTF-8",
