@@ -40,6 +40,9 @@ ATTACKER = "333333333333"
 ALWAYS = None
 
 
+FLIGHT = "cerberus-auth"  # the name of its thread
+
+
 class Fleet:
     """A function's containers, in this process, and the table as its operator (or a hostile holder of access) sees it."""
 
@@ -89,6 +92,9 @@ class Fleet:
         self.table.put_item(TableName=TABLE, Item={name: value for name, value in item.items() if value is not None})
 
     def close(self) -> None:
+        for thread in threading.enumerate():
+            if thread.name == FLIGHT:  # what it publishes to a stack that is gone would be the next test's warning
+                thread.join(5)
         for auth in self._containers:
             auth.close()
         self.table.close()
@@ -111,7 +117,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def is_publishing() -> bool:
     """Whether the thread of a flight, whose value is in hand, goes on."""
-    return "cerberus-auth" in [thread.name for thread in threading.enumerate()]
+    return FLIGHT in [thread.name for thread in threading.enumerate()]
 
 
 def settled(fleet: Fleet) -> None:
