@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -334,3 +335,13 @@ def test_what_a_signal_handler_raises(max_age: float | None, seconds: float, rea
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_what_a_signal_handler_raises_while_bytes_are_sent(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``max_age=0`` the request is sent in the caller's thread."""
+
+    def interrupted(connected: socket.socket, data: object) -> None:
+        raise Alarm
+
+    monkeypatch.setattr(socket.socket, "sendall", interrupted)
+    assert isinstance(check(lambda: reader.client.read(PATH, max_age=0)), Alarm)
