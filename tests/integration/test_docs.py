@@ -552,7 +552,9 @@ def test_links_lead_somewhere(page: str) -> None:
         path, _, anchor = link.partition("#")
         target = (folder / path).resolve() if path else ROOT / page
         name = target.relative_to(ROOT).as_posix() if target.is_relative_to(ROOT) else ""
-        leads = target.exists() and (not anchor or (name in PAGES and anchor in anchors(name)))
+        leads = (target.exists() if page == README else target.is_file()) and (
+            not anchor or (name in PAGES and anchor in anchors(name))
+        )
         if not name or not (leads or name in PLANNED):
             missing.append(link)
     assert missing == []
@@ -561,6 +563,26 @@ def test_links_lead_somewhere(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_has_one_title(page: str) -> None:
     assert len(re.findall(r"^# ", prose(page), re.MULTILINE)) == 1
+
+
+def navigation() -> list[str]:
+    """Return the pages that the site's navigation lists."""
+
+    def pages(entries: Any) -> Iterator[str]:
+        if isinstance(entries, str):
+            yield f"docs/{entries}"
+        else:
+            for entry in entries.values() if isinstance(entries, dict) else entries:
+                yield from pages(entry)
+
+    return list(pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
+
+
+def test_the_navigation_lists_every_page_once() -> None:
+    listed = navigation()
+    assert len(set(listed)) == len(listed)
+    assert set(PAGES) - {README} - set(listed) == set()
+    assert set(listed) - set(PAGES) - PLANNED == set()
 
 
 EXAMPLES = [path for path in (DOCS / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]
