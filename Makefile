@@ -26,10 +26,10 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo test check check-code check-types check-template check-consumer docs docs-serve pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo test check check-code check-types check-template check-consumer docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready .venv-docs/.ready ## install the tools (the other commands do so too)
 
@@ -80,6 +80,9 @@ docs: .venv-docs/.ready ## build the documentation site: build/site
 
 docs-serve: .venv-docs/.ready ## serve the documentation site on this machine, and rebuild each page that changes
 	PYTHONPATH=tests $(BIN)/python -m documentation --serve
+
+docs-outputs: $(VENV)/.ready ## write the error messages and outputs of this version into the pages
+	PYTHONPATH=layer:tests $(BIN)/python -m documentation.outputs
 
 pytest: setup build layer
 	$(BIN)/pytest -n 3 --dist worksteal

@@ -21,6 +21,8 @@ COPY = ROOT / "build" / "docs"
 SITE = ROOT / "build" / "site"
 ZENSICAL = ROOT / ".venv-docs" / "bin" / "zensical"
 CHANGELOG = ROOT / "CHANGELOG.md"
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+WARNING = re.compile(r"^Warning: (.+)\n.*\[ (\S+) \]", re.MULTILINE)  # of the builder: what, and where
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(?=\))")
 
 
@@ -95,7 +97,22 @@ def prepare() -> None:
 def build() -> int:
     """Build the site, and return the exit code: 1 for a warning, such as a link that leads nowhere."""
     shutil.rmtree(SITE, ignore_errors=True)
-    return subprocess.run([ZENSICAL, "build", "--strict", "--clean"], cwd=ROOT).returncode
+    done = subprocess.run(
+        [ZENSICAL, "build", "--strict", "--clean"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    output = COLOR.sub("", done.stdout)
+    warnings = WARNING.findall(output)
+    for what, where in warnings:
+        print(f"docs/{where}: {what}", file=sys.stderr)
+    if done.returncode and not warnings:
+        print(output, file=sys.stderr)
+    if not done.returncode:
+        print(f"Built {SITE.relative_to(ROOT)}/index.html")
+    return done.returncode
 
 
 def serve() -> int:

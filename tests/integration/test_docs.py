@@ -29,9 +29,11 @@ import hcl2
 import pytest
 from cfnlint import decode, lint
 
-import cerberus_auth
-from cerberus_auth import CerberusError, settings
+import cerberus_auth.__main__
+from cerberus_auth import CerberusError, auth, settings
+from cerberus_auth.powertools import STEP_METRICS, middleware
 from cerberus_auth.powertools.queue import visibility
+from documentation.outputs import error_messages, updated, with_log_lines
 from integration.test_transform import LAYER, load, versions
 from integration.users_tests import run_users_tests
 from local_stack.stack import ROLE, LocalStack
@@ -55,6 +57,8 @@ UPGRADING = "docs/guides/ci-cd-and-upgrading.md"
 SAM = "docs/how-to/sam.md"
 SETTINGS = "docs/reference/settings.md"
 ERRORS = "docs/reference/errors.md"
+METRICS = "docs/reference/metrics.md"
+COMMANDS = "docs/reference/command-line.md"
 
 RUN = """
 import importlib, json, sys
@@ -374,6 +378,23 @@ def test_the_settings_table_is_whole() -> None:
     assert shown == set(re.findall(r'"(CERBERUS_\w+)"', inspect.getsource(settings)))
 
 
+@only_if_there(SETTINGS)
+def test_the_settings_have_the_defaults_and_examples_that_are_shown() -> None:
+    rows = [row for each in tables(SETTINGS) if len(each[0]) == 5 for row in each[1:]]
+    names = {"CERBERUS_IAM_ROLE_ARN": "iam_role_arns"}
+    required = {"CERBERUS_URL": "https://cerberus.example.com", "AWS_REGION": "us-west-2"}
+    by_default = settings.Settings.from_env(required)
+    shared = {"CERBERUS_KMS_ACCOUNT_ID": "222222222222", "CERBERUS_SHARED_CACHE_TABLE": "cerberus"}
+    for variable, default, _, _, example in rows:
+        variable = variable.strip("`")
+        attribute = names.get(variable, variable.removeprefix("CERBERUS_").lower())
+        expected = {"required": required["CERBERUS_URL"], "`AWS_REGION`": "us-west-2", "none": "", "discovered": ""}
+        value = getattr(by_default, attribute)
+        assert str(value or "") == expected.get(default, default.strip("`")), variable
+        given = settings.Settings.from_env({**required, **shared, variable: example.strip("`")})
+        assert variable in required or getattr(given, attribute) != value, variable
+
+
 def test_the_errors_table_is_whole() -> None:
     page = ERRORS if ERRORS in PAGES else README
     classes = {
@@ -383,6 +404,43 @@ def test_the_errors_table_is_whole() -> None:
     }
     shown = {name for rows in tables(page) for row in rows[1:] for name in re.findall(r"^\[?`(\w+)`", row[0])}
     assert shown >= classes - {"CerberusError", "AuthenticationFailed"}
+
+
+@only_if_there(ERRORS)
+def test_every_error_has_a_section_with_its_message() -> None:
+    classes = {row[0].partition("`")[2].partition("`")[0] for row in table(ERRORS, "class")}
+    sections = re.findall(r"^## (\w+)\n(?:(?!## ).*\n)*?```text\n(\w+): ", PAGES[ERRORS], re.MULTILINE)
+    assert dict(sections) == {name: name for name in classes}
+
+
+def test_messages_and_outputs_are_those_of_this_version() -> None:
+    """If this fails, run ``make docs-outputs`` and look at what it changes."""
+    messages = error_messages()
+    for page, text in PAGES.items():
+        assert with_log_lines(updated(text, messages)) == text, page
+
+
+@only_if_there(METRICS)
+def test_the_metrics_table_is_whole() -> None:
+    shown = {row[0].strip("`") for row in table(METRICS, "metric")}
+    source = inspect.getsource(middleware)
+    emitted = set(re.findall(r"\bCerberus(?:[A-Z]\w+(?:Hits|ations|Renewals|Failures|Time)|Requests)\b", source))
+    assert shown == emitted | {"CerberusFailure.<class>", "StaleReads", "StaleAge"}
+    assert set(STEP_METRICS.values()) < shown
+    operations = {row[0].strip("`") for row in table(METRICS, "Operation")}
+    assert operations == {*auth._OPERATIONS.values(), "list", "other"}
+
+
+@only_if_there(METRICS)
+def test_the_log_lines_have_a_meaning() -> None:
+    assert [row[1] for row in table(METRICS, "level") if not row[2]] == []
+
+
+@only_if_there(COMMANDS)
+def test_the_commands_are_those_of_the_command_line() -> None:
+    commands = re.findall(r'add\(_\w+, "(\w+)"', inspect.getsource(cerberus_auth.__main__))
+    assert [row[0].split("`")[1] for row in table(COMMANDS, "command")] == commands
+    assert re.findall(r"^## ([a-z]+)$", PAGES[COMMANDS], re.MULTILINE) == commands
 
 
 def test_the_versions_of_guests_are_those_that_were_run() -> None:
