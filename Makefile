@@ -26,12 +26,12 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo test check check-code check-types check-template check-consumer pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo test check check-code check-types check-template check-consumer docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready ## install the tools (the other commands do so too)
+setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready .venv-docs/.ready ## install the tools (the other commands do so too)
 
 layer: build/cerberus-auth-layer.zip build/powertools-layer.zip ## build both layers: build/layer, build/powertools, and their zips
 
@@ -55,8 +55,8 @@ demo: $(VENV)/.ready $(VENV)-runtime/.ready build ## invoke each sample function
 
 test: check pytest ## lint, types, template and all tests
 
-check: $(VENV)/.ready .venv-sam/.ready
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-template check-consumer check-code
+check: $(VENV)/.ready .venv-sam/.ready .venv-docs/.ready
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-template check-consumer check-code docs
 
 check-code:
 	$(BIN)/ruff check .
@@ -74,6 +74,15 @@ check-template:
 
 check-consumer:
 	.venv-sam/bin/sam validate --lint --template tests/consumer/template.yaml
+
+docs: .venv-docs/.ready ## build the documentation site: build/site
+	PYTHONPATH=tests $(BIN)/python -m documentation
+
+docs-serve: .venv-docs/.ready ## serve the documentation site on this machine, and rebuild each page that changes
+	PYTHONPATH=tests $(BIN)/python -m documentation --serve
+
+docs-outputs: $(VENV)/.ready ## write the error messages and outputs of this version into the pages
+	PYTHONPATH=layer:tests $(BIN)/python -m documentation.outputs
 
 pytest: setup build layer
 	$(BIN)/pytest -n 3 --dist worksteal
@@ -119,11 +128,12 @@ lock: $(VENV)/.ready ## pin the newest versions of everything that is installed 
 	$(call pin,$(REQUIREMENTS)/postgres)
 	$(call pin,$(REQUIREMENTS)/sam)
 	$(call pin,$(REQUIREMENTS)/cdk)
+	$(call pin,$(REQUIREMENTS)/docs)
 	$(foreach peer,$(PEERS),$(call pin,$(REQUIREMENTS)/bench-$(peer)) &&) true
 	$(foreach guests,$(GUESTS),$(call pin,$(REQUIREMENTS)/guests-$(guests)) &&) true
 
 clean: ## remove all that was built or installed
-	rm -rf .venv* .aws-sam build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* .aws-sam .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find functions layer tests -name __pycache__ -prune -exec rm -rf {} +
 
 # A changed pin makes an environment anew, so that nothing of the old one stays.
@@ -146,6 +156,7 @@ $(VENV)-runtime/.ready: ENVIRONMENT = $(VENV)-runtime
 $(VENV)-postgres/.ready: ENVIRONMENT = $(VENV)-postgres
 .venv-sam/.ready: ENVIRONMENT = .venv-sam
 .venv-cdk/.ready: ENVIRONMENT = .venv-cdk
+.venv-docs/.ready: ENVIRONMENT = .venv-docs
 $(VENV)-bench-%/.ready: ENVIRONMENT = $(VENV)-bench-$*
 $(VENV)-guests-%/.ready: ENVIRONMENT = $(VENV)-guests-$*
 $(VENV)-bench-cerberus-1/.ready: FROM_SOURCE = --no-binary cerberus-python-client
@@ -153,7 +164,8 @@ $(VENV)-runtime/.ready: $(REQUIREMENTS)/runtime.txt
 $(VENV)-postgres/.ready: $(REQUIREMENTS)/postgres.txt
 .venv-sam/.ready: $(REQUIREMENTS)/sam.txt
 .venv-cdk/.ready: $(REQUIREMENTS)/cdk.txt
-$(VENV)-runtime/.ready $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready: | $(VENV)/.ready
+.venv-docs/.ready: $(REQUIREMENTS)/docs.txt
+$(VENV)-runtime/.ready $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready .venv-docs/.ready: | $(VENV)/.ready
 	$(install)
 $(VENV)-bench-%/.ready: $(REQUIREMENTS)/bench-%.txt | $(VENV)/.ready
 	$(install)
