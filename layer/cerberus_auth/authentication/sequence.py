@@ -97,7 +97,7 @@ class Sequence:
             token = self._authenticate(deadline, wanted, failed)
         except DeadlineExceeded as error:
             if failed:
-                error.args = (f"{error}. Before that:{''.join(f' {attempt};' for attempt in failed)}",)
+                error.args = (f"{error} Before that:{''.join(f' {attempt};' for attempt in failed)}",)
                 error.attempts = tuple(failed)
             raise
         if token is None:
