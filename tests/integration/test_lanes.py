@@ -526,7 +526,7 @@ def test_a_profile_with_a_plain_endpoint_is_refused(function: Function, tmp_path
     for service in ("KMS", "STS", "LAMBDA", "DYNAMODB"):
         function.configure(**{f"AWS_ENDPOINT_URL_{service}": None})
     chosen = function.settings()
-    with pytest.raises(ConfigurationError, match="must use https"):
+    with pytest.raises(ConfigurationError, match="must be https"):
         connect(chosen, Transport(chosen)).caller_identity(REGION, Deadline(5))
 
 
