@@ -60,7 +60,7 @@ class SdkAws:
         self._assumed = Temporary(self._assume)
         self._lock = threading.RLock()
         self._asking = threading.local()
-        errors.shielded(self._load)
+        errors.without_inner_frames(self._load)
 
     def _load(self) -> None:
         """Have botocore read its models, as it does with the first client: here, at initialisation."""
