@@ -175,7 +175,7 @@ def is_outage(error: CerberusError) -> bool:
     return error.step in _CERBERUS_STEPS and isinstance(error, CerberusUnavailable | BlockedAtEdge | DeadlineExceeded)
 
 
-def wanted_pause(error: CerberusError) -> float:
+def minimum_pause(error: CerberusError) -> float:
     """Return the seconds that Cerberus, or a firewall in front of it, wants to be left alone; 0 if it did not say."""
     errors = [attempt.error for attempt in error.attempts] or [error]
     if any(isinstance(each, BlockedAtEdge) for each in errors):
@@ -183,7 +183,7 @@ def wanted_pause(error: CerberusError) -> float:
     return max(each.retry_after for each in errors)
 
 
-def shielded(call: Callable[[], T]) -> T:
+def without_frames(call: Callable[[], T]) -> T:
     """Call, and let an error out without the frames that it came through: their locals can hold secrets.
 
     Raises

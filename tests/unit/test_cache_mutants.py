@@ -1923,7 +1923,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "the pause grows faster": (outage, "breaker", "_GROWTH = 3.0", "_GROWTH = 4.0"),
     "the pause has no longest": (outage, "breaker", "_LONGEST_SECONDS = 30.0", "_LONGEST_SECONDS = 300.0"),
     "the pause's jitter lengthens it": (outage, "breaker", "1 - _JITTER * jitter()", "1 + _JITTER * jitter()"),
-    "what the service wants does not count": (outage_that_wants_a_pause, "breaker", ", wanted_pause(error))", ", 0)"),
+    "what the service wants does not count": (outage_that_wants_a_pause, "breaker", ", minimum_pause(error))", ", 0)"),
     "each failure of an outage lengthens the pause": (
         two_flights_that_fail,
         "breaker",

@@ -626,7 +626,7 @@ def test_a_paused_container_is_told_for_how_long(world: World) -> None:
     with pytest.raises(errors.CerberusUnavailable) as caught:
         world.get()
     assert errors.is_outage(caught.value)
-    assert errors.wanted_pause(caught.value) == pytest.approx(30, abs=0.1)
+    assert errors.minimum_pause(caught.value) == pytest.approx(30, abs=0.1)
     assert (world.asked, "put" in world.calls) == ([], False)
 
 

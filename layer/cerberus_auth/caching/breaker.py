@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from ..deadline import Moment, Pause, jitter
-from ..errors import CerberusUnavailable, is_outage, wanted_pause
+from ..errors import CerberusUnavailable, is_outage, minimum_pause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Breaker:
                     return False
             if not (self._error is not None and self._pause.lasts()):  # otherwise another flight has said so
                 seconds = min(_LONGEST_SECONDS, _FIRST_SECONDS * _GROWTH ** min(self._count, 9))
-                seconds = max(seconds * (1 - _JITTER * jitter()), wanted_pause(error))
+                seconds = max(seconds * (1 - _JITTER * jitter()), minimum_pause(error))
                 self._pause = Pause(seconds)
                 self._count += 1
             self._error = self._error or error.fresh()

@@ -334,7 +334,7 @@ class Policy:
             seconds = min(LONGEST_PAUSE_SECONDS, seconds) * (1 - _JITTER * self._random())
             outage = known.changed(
                 claimed_until=0,
-                paused_until=now + max(seconds, errors.wanted_pause(error)),
+                paused_until=now + max(seconds, errors.minimum_pause(error)),
                 failures=known.failures + 1,
                 failure="",
                 expires=now + _KEPT_SECONDS,
