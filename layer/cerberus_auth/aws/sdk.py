@@ -40,7 +40,7 @@ _MAX_CLIENTS = 16  # one for each service, region and access key; access keys ro
 class SdkAws:
     """Call AWS by boto3. ``Aws`` documents the methods.
 
-    botocore provides endpoints, credentials, serialization and signatures. The package's transport sends the requests, because
+    botocore provides endpoints, credentials, serialisation and signatures. The package's transport sends the requests, because
     it limits the time and the size of each response. botocore's own retries are off.
 
     Parameters
