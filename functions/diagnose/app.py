@@ -1,7 +1,7 @@
-"""Tells which step on the way to a secret fails, why, and what mends it, with this function's own role, settings and network.
+"""Find the step that fails on the way to a secret, and how to fix it.
 
-Deploy it beside the function in trouble, with that one's role (``Role``), variables and ``VpcConfig``, and invoke it; the event
-may name a secret to read: ``{"path": "app/orders/db"}``. Its answer and its log hold no secret.
+Deploy this function with the ``Role``, the variables and the ``VpcConfig`` of the function that fails, and invoke it. To read a
+secret too, send ``{"path": "app/orders/db"}`` as the event. The response and the log contain no secret.
 """
 
 from typing import Any

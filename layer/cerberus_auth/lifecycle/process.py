@@ -115,8 +115,8 @@ class Process:
         """
         if not self._is_used and left < timeout:
             self.warn_once(
-                "The invocation has %.1f s left, less than CERBERUS_TIMEOUT (%g s): Lambda can end it before an error is raised. Set "
-                "the function's Timeout to %g s, or lower CERBERUS_TIMEOUT",
+                "The invocation has %.1f s left, less than CERBERUS_TIMEOUT (%g s): Lambda can end it before an error is "
+                "raised. Set the function's Timeout to %g s, or lower CERBERUS_TIMEOUT",
                 left,
                 timeout,
                 timeout + 5,
