@@ -42,7 +42,7 @@ def run(secret: str, box: str = "") -> int:
     box = box or "/".join(secret.split("/")[:2])
     if not secret.startswith(f"{box}/"):
         print(
-            f"ACCEPTANCE_SECRET is {secret!r}. Set it to the path of a secret in {box or 'a safe deposit box'} (category/box/path).",
+            f"ACCEPTANCE_SECRET is {secret!r}. Set it to the path of a secret in {box or 'your box'} (category/box/path).",
             file=sys.stderr,
         )
         return 2
