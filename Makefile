@@ -36,7 +36,7 @@ setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready)
 
 layer: build/cerberus-auth-layer.zip build/powertools-layer.zip ## build both layers into build/
 
-dist: layer ## build the files of a release: dist/package for PyPI, dist/layers with archives and bills of materials
+dist: layer ## build the files of a release into dist/: package, layers, bills of materials
 	rm -rf dist
 	mkdir -p dist/layers
 	$(BIN)/hatchling build -d dist/package
@@ -44,7 +44,7 @@ dist: layer ## build the files of a release: dist/package for PyPI, dist/layers 
 	cp build/layer/python/cerberus_auth-*.dist-info/sboms/layer.cdx.json dist/layers/cerberus-auth-layer.cdx.json
 	cp build/powertools/python/aws_lambda_powertools-*.dist-info/sboms/layer.cdx.json dist/layers/powertools-layer.cdx.json
 
-publish: layer ## publish both layers: make publish REGIONS="us-west-2 eu-west-1" [PUBLIC=1 | ORGANIZATION=o-…]
+publish: layer ## publish both layers: REGIONS="us-west-2 eu-west-1" [PUBLIC=1 | ORGANIZATION=o-…]
 	@test -n "$(REGIONS)" || { echo 'REGIONS is not set. Run make publish REGIONS="us-west-2 eu-west-1"' >&2; exit 1; }
 	@$(BIN)/python layer/publish.py --regions "$(REGIONS)" --output build/published.json \
 	$(if $(PUBLIC),--public) $(if $(ORGANIZATION),--organization "$(ORGANIZATION)")
@@ -83,7 +83,7 @@ check-consumer:
 pytest: setup build layer
 	$(BIN)/pytest -n 3 --dist worksteal
 
-acceptance: $(VENV)/.ready ## check your Cerberus, read-only: CERBERUS_URL=https://… ACCEPTANCE_SECRET=app/box/secret
+acceptance: $(VENV)/.ready ## check your Cerberus: CERBERUS_URL=https://… ACCEPTANCE_SECRET=app/box/secret
 	@PYTHONPATH=layer:tests $(BIN)/python -m acceptance
 
 test-all: setup ## run make test with each supported Python of this machine
