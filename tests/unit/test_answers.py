@@ -40,7 +40,7 @@ def answer(status: int, body: bytes) -> Response:
         (403, b"", BlockedAtEdge, "firewall"),
         (403, b'{"message": "Forbidden"}', BlockedAtEdge, "firewall"),
         (404, b"", SecretNotFound, f"Nothing is stored at '{PATH}'"),
-        (404, own(99996), SecretNotFound, "no safe deposit box 'app/orders'"),
+        (404, own(99996), SecretNotFound, "safe deposit box 'app/orders' does not exist"),
         (404, PAGE, CerberusUnavailable, "in front"),
         (404, WEB, CerberusUnavailable, "in front"),
         (404, own(99999), InvalidResponse, "404, code 99999"),

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     class Member(Protocol):
         """What keeps values for longer than an invocation."""
 
-        def start_anew(self) -> None:
+        def _reset_after_fork(self) -> None:
             """Drop locks, flights and connections of the process that this one was copied from; keep the values."""
 
-        def forget(self) -> None:
+        def _forget(self) -> None:
             """Drop every token, secret, credential and connection."""
 
-        def begin(self) -> None:
+        def _prefetch(self) -> None:
             """Start what is set to be ready before the first invocation."""
 
-        def renew(self, deadline: Deadline, ahead: float) -> None:
+        def _refresh(self, deadline: Deadline, ahead: float) -> None:
             """Refresh what is due, or will be in ``ahead`` seconds."""
 
-        def settle(self, seconds: float) -> None:
+        def _wait_for_flights(self, seconds: float) -> None:
             """Wait for what is under way."""
 
-        def renewed_beside(self, beside: bool) -> None:
+        def _set_background_refresh(self, is_active: bool) -> None:
             """Note whether an extension renews."""
 
 
@@ -122,34 +122,34 @@ class Process:
     def forget(self) -> None:
         """Drop every token, secret, credential and connection."""
         for member in self.members():
-            member.forget()
+            member._forget()
 
     def _renew(self, deadline: Deadline, ahead: float) -> None:
         for member in self.members():
-            member.renew(deadline, ahead)
+            member._refresh(deadline, ahead)
 
     def _settle(self, seconds: float) -> None:
         for member in self.members():
-            member.settle(seconds)
+            member._wait_for_flights(seconds)
 
     def _extension_ended(self) -> None:
         self._extension = False
         for member in self.members():
-            member.renewed_beside(False)
+            member._set_background_refresh(False)
 
     def _restored(self) -> None:
         for member in self.members():
-            member.forget()  # also what another hook fetched after ours had run, and what is under way
-            member.start_anew()
-            member.renewed_beside(bool(self._extension))  # its thread is restored with the process
+            member._forget()  # also what another hook fetched after ours had run, and what is under way
+            member._reset_after_fork()
+            member._set_background_refresh(bool(self._extension))  # its thread is restored with the process
         for member in self.members():
-            member.begin()
+            member._prefetch()
 
     def _forked(self) -> None:
         self._lock = threading.RLock()
         self._extension = False  # its thread is the parent's
         for member in self.members():
-            member.start_anew()
+            member._reset_after_fork()
 
 
 process = Process()

@@ -140,7 +140,7 @@ class CerberusMiddleware:
             if opentelemetry := sys.modules.get("opentelemetry.trace"):
                 _trace_by_opentelemetry(opentelemetry, authentication)
         if self._metrics is not None:
-            _count(self._metrics, *self.auth.service.usage.take())
+            _count(self._metrics, *self.auth.service.usage.take_counts())
         return len(new)
 
 

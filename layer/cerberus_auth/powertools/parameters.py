@@ -81,7 +81,7 @@ class CerberusProvider(BaseProvider):
 
     def clear_cache(self) -> None:
         """Drop every secret that the client keeps."""
-        self._cerberus.forget()
+        self._cerberus._forget()
 
     def _get(self, name: str, version: str | None = None, **options: Any) -> str:
         read = (

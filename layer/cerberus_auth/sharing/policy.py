@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any, TypeVar
 
-    from ..authentication.token import Token, Wanted
+    from ..authentication.token import Token, TokenRequest
     from ..aws.calls import Aws
     from ..deadline import Deadline
     from ..settings import Settings
@@ -445,9 +445,9 @@ class Sharing:
         principal: str,
         region: str,
         deadline: Deadline,
-        wanted: Wanted,
+        request: TokenRequest,
         open_response: Callable[[str, Moment], Token],
-        request: Callable[[], tuple[Token, str]],
+        fetch: Callable[[], tuple[Token, str]],
     ) -> Token:
         """Return the token of another container, or the one that ``request`` brings, which is then shared.
 
@@ -465,8 +465,8 @@ class Sharing:
         CerberusError
             What ``request`` raises, and ``open_response`` if Cerberus could not help.
         """
-        while wanted.after:  # what this flight itself claimed before would be waited for
-            wanted.after.pop(0)()
+        while request.publications:  # what this flight itself claimed before would be waited for
+            request.publications.pop(0)()
         seal = None
         shelves = [shelf for shelf in (self._table, self._file) if shelf is not None and not shelf.rests()]
         if method == "sts":
@@ -478,10 +478,10 @@ class Sharing:
         def ask(renew: Renewal, is_trial: bool) -> tuple[Any, Callable[[], Item]]:
             _prepare(deadline, renew, is_trial)
             try:
-                token, response = request()
+                token, response = fetch()
             finally:
                 deadline.before_attempt = None  # another method may follow, which renews nothing of this one
-            if token.value == wanted.refused:
+            if token.value == request.refused:
                 raise _same_again()
 
             def make() -> Item:
@@ -493,7 +493,7 @@ class Sharing:
             return (token, make), make
 
         def take(item: Item) -> tuple[Token, Callable[[], Item]] | None:
-            if not wanted.since < item.asked <= time.time() + SKEW_SECONDS:
+            if not request.newer_than < item.asked <= time.time() + SKEW_SECONDS:
                 return None
             try:
                 response = item.response if seal is None else seal.open(item.response).decode()
@@ -506,15 +506,17 @@ class Sharing:
                 _logger.warning("Shared auth response rejected. %s: %s", type(error).__name__, error)
                 return None
             usable = usable_seconds(token.lease_seconds, self._settings.expiry_margin)
-            if token.value == wanted.refused or token.asked.age() >= usable:
+            if token.value == request.refused or token.asked.age() >= usable:
                 return None
             _logger.info("Using shared auth response (age %.0f s)", token.asked.age())
             return token, lambda: item
 
         scope = f"{method} {self._settings.url} {region}"
-        refused, admitted = wanted.refused is not None, getattr(self._thread, "admitted", False)
+        refused, admitted = request.refused is not None, getattr(self._thread, "admitted", False)
         for shelf in shelves:
-            ask = partial(self._ask, ask, shelf, principal, scope, deadline, wanted.after, take, refused, admitted)
+            ask = partial(
+                self._ask, ask, shelf, principal, scope, deadline, request.publications, take, refused, admitted
+            )
         found: tuple[Token, Callable[[], Item]] = ask(_nothing, False)[0]
         return found[0]
 
