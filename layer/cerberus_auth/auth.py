@@ -594,8 +594,9 @@ class ReauthenticationLimit:
     def reset(self) -> None:
         """Drop what is known of 401s and of the token. Keep the known paths."""
         self._lock = threading.Lock()
-        self._is_accepted = False  # whether Cerberus has accepted the current token
-        self._count = 0  # new tokens in a row that did not help
+        # Whether Cerberus has accepted the current token, and how many new tokens in a row did not help.
+        self._is_accepted = False
+        self._count = 0
         self._pause = self._others = Pause(0)  # for known paths; for all others together
         self._useless: str | None = None  # the last token that did not help
         self._in_progress = 0  # callers that authenticate after a 401

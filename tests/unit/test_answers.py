@@ -73,7 +73,7 @@ def test_a_missing_file_is_not_told_as_a_missing_box() -> None:
     """The service answers both with one code."""
     error = read_refusal(answer(404, own(99996)), "app/orders/key.pem", file=True)
     assert type(error) is SecretNotFound
-    assert "no such file, or no safe deposit box 'app/orders'" in str(error)
+    assert "The file 'app/orders/key.pem' or its safe deposit box 'app/orders' does not exist" in str(error)
 
 
 @pytest.mark.parametrize("code", FORGED)

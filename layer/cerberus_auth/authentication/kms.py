@@ -66,7 +66,7 @@ class KmsAuth:
         def open_response(auth_data: str, asked: Moment) -> Token:
             with deadline.step("kms:Decrypt"):
                 document = self._decrypt(auth_data, region, deadline, last)
-                parsed = token.parse(document, asked, principal, region, "The decrypted auth response")
+                parsed = token.parse(document, asked, principal, region, "decrypted auth response")
                 if is_for(principal, document):
                     return parsed
                 raise errors.InvalidResponse(

@@ -62,9 +62,7 @@ class StsAuth:
         sharing = self._sharing if signer else None
 
         def read(document: str, asked: Moment) -> Token:
-            return token.parse(
-                document.encode("utf-8", "surrogateescape"), asked, signer, region, "The answer of Cerberus"
-            )
+            return token.parse(document.encode("utf-8", "surrogateescape"), asked, signer, region, "answer of Cerberus")
 
         def fetch() -> tuple[Token, str]:
             asked = Moment()

@@ -100,7 +100,7 @@ def parse(document: bytes, asked: Moment, principal: str, region: str, source: s
     Parameters
     ----------
     source
-        Names the document in errors.
+        Names the document in errors, such as ``answer of Cerberus``.
 
     Raises
     ------
@@ -109,15 +109,17 @@ def parse(document: bytes, asked: Moment, principal: str, region: str, source: s
     """
     fields = json_object(document)
     if fields is None:
-        raise InvalidResponse(f"{source} is not a JSON object. {_ADVICE}")
+        raise InvalidResponse(f"The {source} is not a JSON object. {_ADVICE}")
     value, lease = fields.get("client_token"), fields.get("lease_duration")
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_TOKEN_LENGTH:
-        raise InvalidResponse(f"{source} has no client_token. {_ADVICE}")
+        raise InvalidResponse(f"The {source} has no client_token. {_ADVICE}")
     if not all("!" <= character <= "~" for character in value):
-        raise InvalidResponse(f"The client_token in {source} has characters that are invalid in a header. {_ADVICE}")
+        raise InvalidResponse(
+            f"The client_token in the {source} has characters that are invalid in a header. {_ADVICE}"
+        )
     if type(lease) is not int or not 0 < lease <= MAX_LEASE_SECONDS:
         raise InvalidResponse(
-            f"The lease_duration in {source} is not an integer from 1 to {MAX_LEASE_SECONDS} seconds. {_ADVICE}"
+            f"The lease_duration in the {source} is not an integer from 1 to {MAX_LEASE_SECONDS} seconds. {_ADVICE}"
         )
     return Token(value, lease, asked, principal, region)
 
