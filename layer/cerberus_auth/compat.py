@@ -356,10 +356,12 @@ class CerberusClient(client.CerberusClient):
     def _cached_response(
         self, kind: str, path: str, parse: Callable[[Response, str], dict[str, Any]], slash: str = "", **query: str
     ) -> dict[str, Any]:
-        path = client.checked(path)
+        path = client.checked_path(path)
         part = f"{kind}/{quote(path)}{slash}?{urlencode(query)}"
         url, is_file = f"{self.cerberus_url}/v1/{part}", kind == "secure-file"
-        fetch = self._fetch(part, path, client.copied, lambda flight: self._ask(url, path, flight, parse, is_file))
+        fetch = self._fetcher(
+            part, path, client.copy_json, lambda flight: self._send(url, path, flight, parse, is_file)
+        )
         kept = self._get(("compat", part), path, fetch, None, None, False, None, None)
         response: dict[str, Any] = kept.copy(kept.value)
         return response

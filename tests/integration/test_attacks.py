@@ -538,7 +538,7 @@ def test_an_attack_by_http(name: str, max_age: float | None, environment: pytest
         assert time.monotonic() - began < SECONDS + SLACK_SECONDS
         assert peak < MOST_BYTES
         auth.invalidate()  # the breaker too
-        client.forget()
+        client._forget()
         assert client.read(SECRET_PATH, max_age=max_age) == {"is": "good"}
         auth.close()
 

@@ -273,7 +273,7 @@ class TestForget:
         function.stack.aws.put_role_policy(ROLE, {"Version": "2012-10-17", "Statement": [decrypt_statement()]})
         done = run(function, "forget", SECRET_PATH)
         assert (done.returncode, done.stdout) == (1, "")
-        assert f"{SECRET_PATH} is not forgotten" in done.stderr
+        assert f"Shared copies of {SECRET_PATH} not removed" in done.stderr
 
 
 class TestDoctor:

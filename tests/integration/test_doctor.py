@@ -169,7 +169,7 @@ BROKEN = {
     "a policy without kms:Decrypt": Broken(
         "kms:Decrypt", "do not let it decrypt", policy(POLICY_OF_NOTHING), fix='"Action": "kms:Decrypt"'
     ),
-    "a role that was made again": Broken("kms:Decrypt", "within five minutes", the_role_was_made_again),
+    "a role that was made again": Broken("kms:Decrypt", "five minutes", the_role_was_made_again),
     "a key of another account": Broken(
         "kms:Decrypt", "but CERBERUS_KMS_ACCOUNT_ID is", setting(CERBERUS_KMS_ACCOUNT_ID="333333333333")
     ),

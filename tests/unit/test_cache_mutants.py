@@ -2230,15 +2230,15 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "401: nobody joins what is under way": (
         refused_many_at_once,
         "auth",
-        "if not (self._under_way or is_trial):",
+        "if not (self._in_progress or is_trial):",
         "if not is_trial:",
     ),
-    "401: an authentication never ends": (refused_many_at_once, "auth", "self._under_way -= 1", "pass"),
+    "401: an authentication never ends": (refused_many_at_once, "auth", "self._in_progress -= 1", "pass"),
     "401: a trial does not find out": (
         refused_in_a_trial,
         "auth",
-        "if not (self._under_way or is_trial):",
-        "if not self._under_way:",
+        "if not (self._in_progress or is_trial):",
+        "if not self._in_progress:",
     ),
     "401: an answer does not end the pause": (
         refused_and_accepted,
@@ -2273,8 +2273,8 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "401: a fork keeps what is under way": (
         refused_and_a_fork,
         "auth",
-        "self._under_way = 0",
-        'self._under_way = getattr(self, "_under_way", 0)',
+        "self._in_progress = 0",
+        'self._in_progress = getattr(self, "_in_progress", 0)',
     ),
     "401: a fork keeps the growth": (
         refused_and_a_fork,

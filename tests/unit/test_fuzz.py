@@ -152,7 +152,7 @@ def test_a_decrypted_token(document: bytes) -> None:
     assert named is None or isinstance(named, str)
     assert isinstance(is_for(ROLE, document), bool)
     try:
-        token = tokens.parse(document, Moment(), ROLE, "us-west-2", "the answer")
+        token = tokens.parse(document, Moment(), ROLE, "us-west-2", "answer")
     except CerberusError as error:
         assert len(str(error)) < 400  # noqa: PT017  (either is right)
     else:
@@ -229,7 +229,7 @@ def test_an_item_of_the_table(response: Response) -> None:
     if item is not None:
         assert isinstance(item.response, str)
         assert all(isinstance(value, float | int) for value in (item.asked, item.expires, item.claimed_until))
-        item.is_offered(0)
+        item.is_usable(0)
         item.is_claimed(0, 6)
 
 

@@ -164,7 +164,7 @@ class CerberusMiddleware:
             if opentelemetry := sys.modules.get("opentelemetry.trace"):
                 _add_spans(opentelemetry, authentication)
         if self._metrics is not None:
-            _add_request_metrics(self._metrics, *self.auth.service.usage.take())
+            _add_request_metrics(self._metrics, *self.auth.service.usage.take_counts())
         return len(new)
 
 

@@ -126,7 +126,7 @@ class CerberusProvider(BaseProvider):
 
     def clear_cache(self) -> None:
         """Remove all secrets from the cache of the client."""
-        self._cerberus.forget()
+        self._cerberus._forget()
 
     def _get(self, name: str, version: str | None = None, **options: Any) -> str:
         read = (
