@@ -201,7 +201,12 @@ class Service:
         self.usage = Usage()
         self.transport = Transport(settings, self.usage.sent)
         self.breaker = Breaker()
-        self.tokens = Cache(self.breaker, timeout=settings.timeout, attempt_seconds=settings.read_timeout)
+        self.tokens = Cache(
+            self.breaker,
+            timeout=settings.timeout,
+            attempt_seconds=settings.read_timeout,
+            is_shared=settings.shares,
+        )
         self.authentications: deque[tuple[Any, ...]] = deque(maxlen=_KEPT_AUTHENTICATIONS)
         self._authenticated = 0
         self._was_shared = False  # whether another container of the fleet had the last token
@@ -244,6 +249,7 @@ class Service:
         CerberusError
             As ``CerberusClient.read``.
         """
+        flight.check_outage()
         authenticated, left = False, 3  # a token that others shared can be dead too
         while True:
             token, response, asked = self._send(url, flight)
@@ -347,7 +353,7 @@ class Service:
         began, held = Moment(), self.tokens.kept.get(_TOKEN)
         accepts = flight.terms.accepts
         refused = held.value if held is not None and accepts is not None and not accepts(held) else None
-        wanted = Wanted(refused, held.asked.wall if held is not None else self._since, flight.after)
+        wanted = Wanted(refused, held.asked.wall if held is not None else self._since, flight.after, flight.outage)
         passed = len(flight.deadline.steps)
         token: Token | None = None
         error: CerberusError | None = None

@@ -612,7 +612,8 @@ class Keeping(RuleBasedStateMachine):
             if flight.offered and not (call.has_fallback or call.is_eager):
                 moment, age = flight.offered
                 stage_then = sum(age >= limit for limit in call.limits(call.key))
-                if stage_then == FRESH or (stage_then == DUE and not call.is_starter):
+                is_at_once = not call.is_starter or (self.is_beside and not call.is_renewing)
+                if stage_then == FRESH or (stage_then == DUE and is_at_once):
                     waits = min(waits, max(0.0, moment - call.began[0]))
                 elif stage_then == DUE:
                     refreshed = flight.began[0] + min(REFRESH_SECONDS, flight.patience)

@@ -68,6 +68,7 @@ class KmsAuth:
                 )
 
         def ask_to_share() -> tuple[Token, str]:
+            wanted.check_outage()
             asked = Moment()
             with deadline.step("auth request"):
                 auth_data = self._request(principal, region, deadline, last)

@@ -61,6 +61,7 @@ class StsAuth:
             )
 
         def request() -> tuple[Token, str]:
+            wanted.check_outage()
             asked = Moment()
             with deadline.step("auth request"):
                 document = self._request(signer, region, deadline, last).decode("utf-8", "surrogateescape")

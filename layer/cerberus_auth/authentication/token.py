@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ..deadline import Deadline, Moment
+    from ..errors import CerberusError
 
     class Shared(Protocol):
         """What the containers of one role share."""
@@ -43,16 +44,34 @@ class Wanted:
         When the last token here was requested, in seconds since the epoch: of shared tokens only a newer one is accepted.
     after
         Takes what is to be called when the callers have the token: it publishes the token.
+    outage
+        The error of an outage: a shared token is accepted, and Cerberus is not asked.
     """
 
-    __slots__ = ("after", "refused", "since")
+    __slots__ = ("after", "outage", "refused", "since")
 
     def __init__(
-        self, refused: str | None = None, since: float = 0, after: list[Callable[[], object]] | None = None
+        self,
+        refused: str | None = None,
+        since: float = 0,
+        after: list[Callable[[], object]] | None = None,
+        outage: CerberusError | None = None,
     ) -> None:
         self.refused = refused
         self.since = since
+        self.outage = outage
         self.after: list[Callable[[], object]] = [] if after is None else after
+
+    def check_outage(self) -> None:
+        """Stop before a request to Cerberus.
+
+        Raises
+        ------
+        CerberusError
+            That of the outage.
+        """
+        if self.outage is not None:
+            raise self.outage.fresh()
 
 
 ANY = Wanted()

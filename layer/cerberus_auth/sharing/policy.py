@@ -106,6 +106,7 @@ class Policy:
         *,
         refused: bool = False,
         admitted: bool = False,
+        looks: bool = False,
     ) -> Plan[Any]:
         """Plan the way to a value.
 
@@ -133,6 +134,8 @@ class Policy:
             Whether Cerberus refused the token that is shared, so that another one is needed.
         admitted
             Whether this is part of another fetch, which the breaker let through.
+        looks
+            Whether Cerberus is not asked in the end: there is nothing to claim, and nothing to wait for.
 
         Raises
         ------
@@ -146,7 +149,7 @@ class Policy:
         pause: Item | None = None
         try:
             value, claimed, pause = yield from self._look(
-                store, breaker, seconds, claim_seconds, take, refused, admitted
+                store, breaker, seconds, claim_seconds, take, refused, admitted, looks
             )
         except StoreBusy:
             pass  # too long for this caller, but it works
@@ -194,6 +197,7 @@ class Policy:
         take: Callable[[Item], Any],
         refused: bool,
         admitted: bool,
+        looks: bool,
     ) -> Plan[tuple[Any, Item | None, Item | None]]:
         """Plan the way to a value that another container shares, or to a claim, with the breaker's item as it was then.
 
@@ -219,6 +223,8 @@ class Policy:
                     if value is not None:
                         return value, None, None
                     useless, taken, now = seen.response, taken + 1, self._clock()
+                if looks:
+                    return None, None, None
                 if seen is None or not seen.is_claimed(now, claim_seconds):
                     if seen is not None and seen.is_unshared(now):
                         return None, None, None
@@ -241,6 +247,8 @@ class Policy:
                 if slow:
                     raise
                 slow = True
+            if looks:
+                return None, None, None
             left = began + seconds - self._clock()
             if left <= 0:
                 raise errors.DeadlineExceeded(
@@ -514,7 +522,8 @@ class Sharing:
         scope = f"{method} {self._settings.url} {region}"
         refused, admitted = wanted.refused is not None, getattr(self._thread, "admitted", False)
         for shelf in shelves:
-            ask = partial(self._ask, ask, shelf, principal, scope, deadline, wanted.after, take, refused, admitted)
+            known = (refused, admitted, wanted.outage is not None)
+            ask = partial(self._ask, ask, shelf, principal, scope, deadline, wanted.after, take, *known)
         found: tuple[Token, Callable[[], Item]] = ask(_nothing, False)[0]
         return found[0]
 
@@ -527,6 +536,7 @@ class Sharing:
         take: Callable[[Any, Moment, int, int], T | None],
         request: Callable[[], tuple[T | errors.CerberusError, Any, Moment, int]],
         seconds: float,
+        looks: bool = False,
     ) -> T:
         """Return what another container read, or what ``request`` brings, which is then shared.
 
@@ -541,6 +551,8 @@ class Sharing:
             Asks Cerberus. Returns the value, or the error of a refusal; the answer, when it was requested, its status.
         seconds
             For which the answer serves others.
+        looks
+            Whether ``request`` asks nobody, and raises.
 
         Raises
         ------
@@ -580,7 +592,7 @@ class Sharing:
             return take(answer, asked, size, status)
 
         store = partial(self._ask, ask, self._table, principal, self._scope(name), deadline, after, open_item)
-        value: T = store(False, False, _nothing, False)[0]
+        value: T = store(False, False, looks, _nothing, False)[0]
         return value
 
     def forget(self, principal: str, name: str, deadline: Deadline) -> None:
@@ -617,6 +629,7 @@ class Sharing:
         take: Callable[[Item], Any],
         refused: bool,
         admitted: bool,
+        looks: bool,
         renew: Renewal,
         is_trial: bool,
     ) -> tuple[Any, Callable[[], Any]]:
@@ -649,6 +662,7 @@ class Sharing:
                 later,
                 refused=refused,
                 admitted=admitted,
+                looks=looks,
             )
         )
         return value, value[1] if isinstance(value, tuple) else _no_item
