@@ -180,3 +180,11 @@ def test_the_table_and_the_key_are_those_of_the_template(example: Example) -> No
     shared = template["SharedCachePolicy"]["Properties"]["PolicyDocument"]["Statement"]
     (policy,) = ours["ReaderRole"]["Properties"]["Policies"]
     assert policy["PolicyDocument"]["Statement"][1:] == shared
+
+
+def test_the_guide_s_numbers_follow_its_formula() -> None:
+    rows = re.findall(r"^\| ([\d,]+) \| (\d+) \| (\d+)[^|]* \| ([\d,]+) \|$", GUIDE.read_text(), re.MULTILINE)
+    assert len(rows) >= 5
+    for roles, secrets, max_age, requests in rows:
+        expected = int(roles) * (1.3 + int(secrets) * 4000 / int(max_age))
+        assert int(requests.replace(",", "")) == round(expected)
