@@ -73,7 +73,7 @@ check-types:
 	$(BIN)/pyrefly check
 
 check-template:
-	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml docs/examples/alarms.yaml
+	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml docs/examples/alarms.yaml docs/examples/many-roles.yaml
 	$(BIN)/zizmor --offline --quiet --pedantic .github/workflows
 	.venv-sam/bin/sam validate --lint
 

@@ -152,6 +152,7 @@ class CerberusClient:
             timeout=settings.timeout,
             attempt_seconds=settings.read_timeout,
             capacity=_CAPACITY_BYTES,
+            is_shared=bool(settings.shared_cache_table and settings.shared_cache_key),
         )
         self._kept = self._cache.kept
         self._context: LambdaContext | None = None
@@ -922,7 +923,8 @@ class CerberusClient:
                 return kept(value, asked, size), value, asked, 200
 
             seconds = self._lifetime(None, None).gone
-            return sharing.secret(principal, name, flight.deadline, flight.after, accept, request, seconds)
+            lookup_only = flight.outage is not None
+            return sharing.secret(principal, name, flight.deadline, flight.after, accept, request, seconds, lookup_only)
 
         return fetch
 

@@ -109,6 +109,7 @@ class Policy:
         *,
         refused: bool = False,
         admitted: bool = False,
+        lookup_only: bool = False,
     ) -> Operation[Any]:
         """Return the shared value, or fetch it and publish it.
 
@@ -130,6 +131,8 @@ class Policy:
             Whether Cerberus rejected the shared token, so that another one is needed.
         admitted
             Whether the breaker has admitted the fetch that this one belongs to.
+        lookup_only
+            Whether Cerberus is not asked: there is nothing to claim and no claim to wait for.
 
         Raises
         ------
@@ -143,7 +146,7 @@ class Policy:
         breaker_item: Item | None = None
         try:
             value, claimed, breaker_item = yield from self._find_or_claim(
-                store, breaker, seconds, claim_seconds, open_item, refused, admitted
+                store, breaker, seconds, claim_seconds, open_item, refused, admitted, lookup_only
             )
         except StoreBusy:
             pass  # throttled for the whole time of this caller, but not down
@@ -191,6 +194,7 @@ class Policy:
         open_item: Callable[[Item], Any],
         refused: bool,
         admitted: bool,
+        lookup_only: bool,
     ) -> Operation[tuple[Any, Item | None, Item | None]]:
         """Wait for a shared value or a claim. Return the value, the claim, and the breaker's item at that time.
 
@@ -216,6 +220,8 @@ class Policy:
                     if value is not None:
                         return value, None, None
                     rejected, opened, now = seen.response, opened + 1, self._clock()
+                if lookup_only:
+                    return None, None, None
                 if seen is None or not seen.is_claimed(now, claim_seconds):
                     if seen is not None and seen.is_unshareable(now):
                         return None, None, None
@@ -238,6 +244,8 @@ class Policy:
                 if was_slow:
                     raise
                 was_slow = True
+            if lookup_only:
+                return None, None, None
             left = began + seconds - self._clock()
             if left <= 0:
                 raise errors.DeadlineExceeded(
@@ -507,6 +515,7 @@ class Sharing:
                 open_item,
                 refused,
                 admitted,
+                request.outage is not None,
             )
         found: tuple[Token, Callable[[], Item]] = fetch_item(_no_renewal, False)[0]
         return found[0]
@@ -520,6 +529,7 @@ class Sharing:
         accept: Callable[[Any, Moment, int, int], T | None],
         fetch: Callable[[], tuple[T | errors.CerberusError, Any, Moment, int]],
         seconds: float,
+        lookup_only: bool = False,
     ) -> T:
         """Return the value that another container read, or read it from Cerberus and share it.
 
@@ -536,6 +546,8 @@ class Sharing:
             Reads from Cerberus. Returns the value or the error of a refusal, the answer, the moment of its request, its status.
         seconds
             How long other containers can use the answer.
+        lookup_only
+            Whether ``fetch`` only raises the error of an outage.
 
         Raises
         ------
@@ -584,7 +596,7 @@ class Sharing:
             publications,
             open_item,
         )
-        value: T = read(False, False, _no_renewal, False)[0]
+        value: T = read(False, False, lookup_only, _no_renewal, False)[0]
         return value
 
     def forget(self, principal: str, name: str, deadline: Deadline) -> None:
@@ -621,6 +633,7 @@ class Sharing:
         open_item: Callable[[Item], Any],
         refused: bool,
         admitted: bool,
+        lookup_only: bool,
         renew: Renewal,
         is_trial: bool,
     ) -> tuple[Any, Callable[[], Any]]:
@@ -653,6 +666,7 @@ class Sharing:
                 defer,
                 refused=refused,
                 admitted=admitted,
+                lookup_only=lookup_only,
             )
         )
         return value, value[1] if isinstance(value, tuple) else Item
