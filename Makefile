@@ -26,7 +26,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo test check check-code check-types check-template check-consumer pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo test check check-code check-types check-template check-consumer pytest acceptance test-all soak bench simulate figures charts fuzz load format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,7 +98,11 @@ simulate: setup ## simulate fleets of up to a million containers
 
 figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## bench and simulate, and write the tables and charts that are shown
 	@status=0; for name in benchmarks simulation; do \
-	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; exit $$status
+	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; \
+	$(MAKE) --no-print-directory charts; exit $$status
+
+charts: $(VENV)/.ready ## draw the charts and tables of the documentation, from the last figures
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.charts
 
 fuzz: $(VENV)/.ready ## give every parser 20,000 answers that are not as they should be
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/unit/test_fuzz.py
