@@ -398,11 +398,11 @@ class Service:
                 process.hook_snapshots()
             self.load()
         if not snapshot:
-            self.begin()
+            self.prefetch()
         if self.settings.renewal == "extension":  # whose first Next ends the initialisation: after the prefetch
-            self.renewed_beside(process.has_extension())
+            self.renewed_by_extension(process.has_extension())
 
-    def begin(self) -> None:
+    def prefetch(self) -> None:
         """Authenticate ahead of the first use, if so set."""
         if self.settings.prefetch.lower() != "off" and self.is_initialised:
             with suppress(CerberusError):  # the flight is under way
@@ -417,9 +417,9 @@ class Service:
         """Wait for what is under way."""
         self.tokens.settle(seconds)
 
-    def renewed_beside(self, beside: bool) -> None:
+    def renewed_by_extension(self, renewed: bool) -> None:
         """Note whether an extension renews."""
-        self.tokens.renewed_beside = beside and self.settings.renewal == "extension"
+        self.tokens.renewed_by_extension = renewed and self.settings.renewal == "extension"
 
     def load(self) -> Sequence:
         """Load the lane to AWS and the certificate store: no network."""

@@ -139,8 +139,8 @@ class CerberusClient:
         self._unchanged: dict[str, Pause] = {}
         process.register(self)
         if self._service.is_initialised and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
-            self.begin()
-        self.renewed_beside(self._service.tokens.renewed_beside)
+            self.prefetch()
+        self.renewed_by_extension(self._service.tokens.renewed_by_extension)
 
     @overload
     def read(
@@ -527,7 +527,7 @@ class CerberusClient:
         """Drop every secret."""
         self._cache.forget()
 
-    def begin(self) -> None:
+    def prefetch(self) -> None:
         """Start to read the secrets of ``CERBERUS_PREFETCH``."""
         deadline = Deadline(initialisation_seconds(self._settings))
         for path in map(checked, self._settings.prefetch_paths):
@@ -547,9 +547,9 @@ class CerberusClient:
         """Wait for what is under way."""
         self._cache.settle(seconds)
 
-    def renewed_beside(self, beside: bool) -> None:
+    def renewed_by_extension(self, renewed: bool) -> None:
         """Note whether an extension renews."""
-        self._cache.renewed_beside = beside and self._settings.renewal == "extension"
+        self._cache.renewed_by_extension = renewed and self._settings.renewal == "extension"
 
     # How reads work
 

@@ -626,7 +626,7 @@ def test_a_paused_container_is_told_for_how_long(world: World) -> None:
     with pytest.raises(errors.CerberusUnavailable) as caught:
         world.get()
     assert errors.is_outage(caught.value)
-    assert errors.wanted_pause(caught.value) == pytest.approx(30, abs=0.1)
+    assert errors.requested_pause(caught.value) == pytest.approx(30, abs=0.1)
     assert (world.asked, "put" in world.calls) == ([], False)
 
 
@@ -661,14 +661,14 @@ def test_5xx_to_one_path_is_no_outage_and_to_two_is(world: World) -> None:
     for _ in range(2):
         with pytest.raises(errors.CerberusUnavailable) as caught:
             world.get(name="path")
-        assert not caught.value.is_fleetwide
+        assert not caught.value.other_paths_fail
         world.now += item_of(world.store).pause_at(world.now)
     assert item_of(world.breaker).failures == 0
     other = Table(world, "")
     world.store, store = other, world.store
     with pytest.raises(errors.CerberusUnavailable) as caught:
         world.get(name="other")
-    assert caught.value.is_fleetwide
+    assert caught.value.other_paths_fail
     assert item_of(world.breaker).failures == 1
     assert item_of(other).failures == 0
     world.now += 1

@@ -23,7 +23,7 @@ from ..errors import (
     MethodNotOffered,
     PrincipalRejected,
     TokenRefused,
-    failure_of,
+    combined_error,
 )
 from .principal import candidates, unanswered
 from .token import ANY
@@ -97,11 +97,11 @@ class Sequence:
             token = self._authenticate(deadline, wanted, failed)
         except DeadlineExceeded as error:
             if failed:
-                error.args = (f"{error}. Before that:{''.join(f' {attempt};' for attempt in failed)}",)
+                error.args = (f"{error} Before that:{''.join(f' {attempt};' for attempt in failed)}",)
                 error.attempts = tuple(failed)
             raise
         if token is None:
-            raise failure_of(failed)
+            raise combined_error(failed)
         return token
 
     def _authenticate(self, deadline: Deadline, wanted: Wanted, failed: list[Attempt]) -> Token | None:

@@ -218,7 +218,7 @@ def _not_from_cerberus(response: Response, asked: str) -> errors.CerberusError |
 
 def _is_json(response: Response) -> bool:
     """Whether the body is meant as JSON: by its beginning or its content type. It may be broken all the same."""
-    kind = response.headers.get("Content-Type", "")
+    kind = response.headers.get("content-type", "")
     return response.body.lstrip()[:1] in (b"{", b"[") or (bool(response.body) and kind.startswith("application/json"))
 
 

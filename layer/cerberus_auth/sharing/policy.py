@@ -176,7 +176,7 @@ class Policy:
             value, make = yield partial(ask, renew, pause is not None and pause.failures > 0)
         except errors.CerberusError as error:
             if pause is not None and (pause.failures or pause.failure not in ("", name)):
-                error.is_fleetwide = True  # the breaker opens, though this container saw one path fail
+                error.other_paths_fail = True  # the breaker opens, though this container saw one path fail
             later(self._after_failure(store, breaker, claim, pause, name, error, failed))
             raise
         except BaseException:
@@ -326,7 +326,7 @@ class Policy:
         outage: Item | None = None
         kind = "UnknownRegion" if error.unknown_region else type(error).__name__
         is_fleetwide = kind in _FLEETWIDE and not error.credentials_refused
-        if error.step == "read" and error.status >= 500 and not error.is_fleetwide:
+        if error.step == "read" and error.status >= 500 and not error.other_paths_fail:
             is_fleetwide = True
             outage = known.changed(failure=name, expires=now + _KEPT_SECONDS)  # another path's 5xx makes it an outage
         elif errors.is_outage(error):
@@ -334,7 +334,7 @@ class Policy:
             seconds = min(LONGEST_PAUSE_SECONDS, seconds) * (1 - _JITTER * self._random())
             outage = known.changed(
                 claimed_until=0,
-                paused_until=now + max(seconds, errors.wanted_pause(error)),
+                paused_until=now + max(seconds, errors.requested_pause(error)),
                 failures=known.failures + 1,
                 failure="",
                 expires=now + _KEPT_SECONDS,
