@@ -14,11 +14,13 @@ import pytest
 import yaml
 from cfnlint import decode, lint
 
+from integration.test_transform import LAYER, load, versions
 from local_stack.application import PARAMETERS, Application
 from local_stack.stack import decrypt_statement
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "docs" / "examples"
+DOCS = ROOT / "docs"
+EXAMPLES = DOCS / "examples"
 CDK = ROOT / ".venv-cdk"
 VARIABLES = {
     "CERBERUS_URL",
@@ -173,6 +175,96 @@ class TestAlarms:
         assert example == ours
         assert alarms[name]["Properties"]["Namespace"] == {"Ref": "MetricsNamespace"}
         assert alarms[name]["Properties"]["Dimensions"] == [{"Name": "service", "Value": {"Ref": "ServiceName"}}]
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def blocks_of(name: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page(name), re.DOTALL | re.MULTILINE)
+
+
+def first_cells(name: str) -> list[str]:
+    """The first cell of each row of a page's tables."""
+    return [line.strip("|").split("|")[0].strip() for line in page(name).splitlines() if line.startswith("|")]
+
+
+class TestPages:
+    """What the pages show of the examples and of template.yaml is what is there."""
+
+    @pytest.mark.parametrize(
+        ("name", "language", "example"),
+        [
+            ("how-to/cdk.md", "python", "cdk/app.py"),
+            ("how-to/terraform.md", "hcl", "terraform/main.tf"),
+            ("how-to/serverless.md", "yaml", "serverless.yml"),
+        ],
+    )
+    def test_each_block_is_a_part_of_the_example(self, name: str, language: str, example: str) -> None:
+        shown, whole = blocks_of(name, language), (EXAMPLES / example).read_text()
+        assert shown
+        assert [block for block in shown if block not in whole] == []
+        assert f"examples/{example}" in page(name)
+
+    def test_the_parameters_are_those_of_the_template(self) -> None:
+        named = {found for cell in first_cells("how-to/sam.md") for found in re.findall(r"`([A-Z]\w+)`", cell)}
+        template = load("template.yaml")
+        assert named == set(template["Parameters"]) | set(template["Outputs"])
+
+    def test_the_defaults_are_those_of_the_template(self) -> None:
+        for cell, default in re.findall(r"^\| (`[A-Z].*?) \| ([^|]+) \| ", page("how-to/sam.md"), re.MULTILINE):
+            names = re.findall(r"`(\w+)`", cell)
+            if not set(names) <= set(load("template.yaml")["Parameters"]):
+                continue
+            stated = default.replace("`", "").split(", ")
+            for parameter, value in zip(names, stated * (len(names) if len(stated) == 1 else 1), strict=True):
+                found = load("template.yaml")["Parameters"][parameter].get("Default", "required")
+                assert (parameter, str(found) or "empty") == (parameter, value)
+
+    def test_the_nested_stack_names_parameters_and_outputs_that_there_are(self) -> None:
+        (block,) = [each for each in blocks_of("how-to/sam.md", "yaml") if "AWS::Serverless::Application" in each]
+        nested = decode.cfn_yaml.loads(block)["Resources"]["Cerberus"]["Properties"]
+        assert set(nested["Parameters"]) <= set(load("template.yaml")["Parameters"])
+        assert set(re.findall(r"Cerberus\.Outputs\.(\w+)", block)) <= set(load("template.yaml")["Outputs"])
+
+    def test_the_function_of_the_page_has_what_the_template_gives_one(self) -> None:
+        shown = decode.cfn_yaml.loads(blocks_of("how-to/sam.md", "yaml")[0])["Resources"]["OrdersFunction"][
+            "Properties"
+        ]
+        assert set(shown["Environment"]["Variables"]) == VARIABLES
+        (statement,) = shown["Policies"][1]["Statement"]
+        assert {**statement, "Resource": ""} == {**decrypt_statement(), "Resource": ""}
+
+    def test_the_policies_are_those_of_the_template(self) -> None:
+        authenticate, share, *_ = [json.loads(block) for block in blocks_of("reference/iam.md", "json")]
+        assert authenticate == decrypt_statement()
+        stated = load("template.yaml")["Resources"]["SharedCachePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+        assert [{**each, "Resource": shown["Resource"]} for each, shown in zip(stated, share, strict=True)] == share
+
+    def test_the_pipeline_brings_a_new_layer_version_to_the_alias(self, tmp_path: Path) -> None:
+        script = next(block for block in blocks_of("guides/ci-cd-and-upgrading.md", "sh") if "sed" in block)
+        (tmp_path / "template.yaml").write_bytes((ROOT / "tests" / "consumer" / "template.yaml").read_bytes())
+        stand_ins = f"aws() {{ echo {LAYER.format(2)}; }}; sam() {{ :; }}\n"
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", stand_ins + script],
+            cwd=tmp_path,
+            check=True,
+            timeout=10,
+            env=dict(os.environ),
+        )
+        changed = json.loads(json.dumps(decode.cfn_yaml.load(str(tmp_path / "deployed.yaml"))))
+        layers = changed["Resources"]["OrdersFunction"]["Properties"]["Layers"]
+        assert layers == [LAYER.format(2), "arn:aws:lambda:us-west-2:111111111111:layer:cerberus-auth-powertools:1"]
+        assert versions(changed).isdisjoint(versions(load("tests/consumer/template.yaml")))
+
+    def test_the_ssm_parameters_are_those_that_the_stack_of_the_layers_writes(self) -> None:
+        written = {
+            each["Properties"]["Name"]["Fn::Sub"].replace("${AWS::StackName}", "cerberus-auth")
+            for each in load("template.yaml")["Resources"].values()
+            if each["Type"] == "AWS::SSM::Parameter"
+        }
+        assert set(re.findall(r"/cerberus-auth/layers/[\w-]+", page("guides/ci-cd-and-upgrading.md"))) == written
 
 
 def unquoted(value: Any) -> Any:
