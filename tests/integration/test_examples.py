@@ -266,6 +266,19 @@ class TestPages:
         }
         assert set(re.findall(r"/cerberus-auth/layers/[\w-]+", page("guides/ci-cd-and-upgrading.md"))) == written
 
+    def test_the_figures_of_fleets_are_those_of_the_simulation(self) -> None:
+        results = json.loads((ROOT / "tests" / "simulation" / "results" / "figures.json").read_text())["simulated"]
+        shown = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in page("guides/fleets.md").splitlines()
+            if line.strip("| ").split(" |")[0] in results
+        ]
+        assert len(shown) == 8
+        for name, *cells in shown:
+            row = results[name]
+            counts = ("authentications", "requests", "busiest_hour", "without_a_secret")
+            assert [name, *cells] == [name, *(f"{row[key]:,}" for key in counts), f"{row['wait_s']['most']:.2f}"]
+
 
 def unquoted(value: Any) -> Any:
     """Take away the marks that the parser leaves: quotes around texts, and which of the values are blocks."""
