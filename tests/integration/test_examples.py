@@ -279,6 +279,16 @@ class TestPages:
             counts = ("authentications", "requests", "busiest_hour", "without_a_secret")
             assert [name, *cells] == [name, *(f"{row[key]:,}" for key in counts), f"{row['wait_s']['most']:.2f}"]
 
+    def test_the_alarms_and_metrics_are_those_that_there_are(self) -> None:
+        alarms = load("docs/examples/alarms.yaml")["Resources"]
+        assert set(re.findall(r"^\| `([A-Z]\w+)` \| .* \| .* \|$", page("guides/monitoring.md"), re.MULTILINE)) >= set(
+            alarms
+        )
+        source = (ROOT / "layer" / "cerberus_auth" / "powertools" / "middleware.py").read_text()
+        named = re.findall(r"`(Cerberus\w+|Stale\w+)`", page("guides/monitoring.md"))
+        metrics = {each for each in named if each not in ("CerberusMiddleware", "CerberusClient", "CerberusFailure")}
+        assert [each for each in metrics if f'"{each}"' not in source] == []
+
 
 def unquoted(value: Any) -> Any:
     """Take away the marks that the parser leaves: quotes around texts, and which of the values are blocks."""
