@@ -196,7 +196,6 @@ class TestPages:
     @pytest.mark.parametrize(
         ("name", "language", "example"),
         [
-            ("how-to/cdk.md", "python", "cdk/app.py"),
             ("how-to/terraform.md", "hcl", "terraform/main.tf"),
             ("how-to/serverless.md", "yaml", "serverless.yml"),
         ],
@@ -207,10 +206,19 @@ class TestPages:
         assert [block for block in shown if block not in whole] == []
         assert f"examples/{example}" in page(name)
 
+    def test_the_app_of_the_cdk_page_is_the_example(self) -> None:
+        """But for where the function's code is: the page's app is in a folder of its own."""
+        (shown,) = blocks_of("how-to/cdk.md", "python")
+        _, _, example = (EXAMPLES / "cdk" / "app.py").read_text().partition('"""\n\n')
+        for line in ("from pathlib import Path\n", 'ORDERS = Path(__file__).resolve().parents[1] / "orders"\n\n'):
+            assert line in example
+            example = example.replace(line, "")
+        assert shown == example.replace("str(ORDERS)", '"functions/orders"')
+
     def test_the_parameters_are_those_of_the_template(self) -> None:
         named = {found for cell in first_cells("how-to/sam.md") for found in re.findall(r"`([A-Z]\w+)`", cell)}
         template = load("template.yaml")
-        assert named == set(template["Parameters"]) | set(template["Outputs"])
+        assert named == set(template["Parameters"]) - {"SecretPath", "LogRetentionDays"} | set(template["Outputs"])
 
     def test_the_defaults_are_those_of_the_template(self) -> None:
         for cell, default in re.findall(r"^\| (`[A-Z].*?) \| ([^|]+) \| ", page("how-to/sam.md"), re.MULTILINE):
