@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import yaml
 from cfnlint import decode, lint
 
-from integration.test_transform import LAYER, load, versions
+from integration.test_transform import load
 from local_stack.application import PARAMETERS, Application
 from local_stack.stack import decrypt_statement
 
@@ -230,12 +232,6 @@ class TestPages:
                 found = load("template.yaml")["Parameters"][parameter].get("Default", "required")
                 assert (parameter, str(found) or "empty") == (parameter, value)
 
-    def test_the_nested_stack_names_parameters_and_outputs_that_there_are(self) -> None:
-        (block,) = [each for each in blocks_of("how-to/sam.md", "yaml") if "AWS::Serverless::Application" in each]
-        nested = decode.cfn_yaml.loads(block)["Resources"]["Cerberus"]["Properties"]
-        assert set(nested["Parameters"]) <= set(load("template.yaml")["Parameters"])
-        assert set(re.findall(r"Cerberus\.Outputs\.(\w+)", block)) <= set(load("template.yaml")["Outputs"])
-
     def test_the_function_of_the_page_has_what_the_template_gives_one(self) -> None:
         shown = decode.cfn_yaml.loads(blocks_of("how-to/sam.md", "yaml")[0])["Resources"]["OrdersFunction"][
             "Properties"
@@ -243,36 +239,6 @@ class TestPages:
         assert set(shown["Environment"]["Variables"]) == VARIABLES
         (statement,) = shown["Policies"][1]["Statement"]
         assert {**statement, "Resource": ""} == {**decrypt_statement(), "Resource": ""}
-
-    def test_the_policies_are_those_of_the_template(self) -> None:
-        authenticate, share, *_ = [json.loads(block) for block in blocks_of("reference/iam.md", "json")]
-        assert authenticate == decrypt_statement()
-        stated = load("template.yaml")["Resources"]["SharedCachePolicy"]["Properties"]["PolicyDocument"]["Statement"]
-        assert [{**each, "Resource": shown["Resource"]} for each, shown in zip(stated, share, strict=True)] == share
-
-    def test_the_pipeline_brings_a_new_layer_version_to_the_alias(self, tmp_path: Path) -> None:
-        script = next(block for block in blocks_of("guides/ci-cd-and-upgrading.md", "sh") if "sed" in block)
-        (tmp_path / "template.yaml").write_bytes((ROOT / "tests" / "consumer" / "template.yaml").read_bytes())
-        stand_ins = f"aws() {{ echo {LAYER.format(2)}; }}; sam() {{ :; }}\n"
-        subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", stand_ins + script],
-            cwd=tmp_path,
-            check=True,
-            timeout=10,
-            env=dict(os.environ),
-        )
-        changed = json.loads(json.dumps(decode.cfn_yaml.load(str(tmp_path / "deployed.yaml"))))
-        layers = changed["Resources"]["OrdersFunction"]["Properties"]["Layers"]
-        assert layers == [LAYER.format(2), "arn:aws:lambda:us-west-2:111111111111:layer:cerberus-auth-powertools:1"]
-        assert versions(changed).isdisjoint(versions(load("tests/consumer/template.yaml")))
-
-    def test_the_ssm_parameters_are_those_that_the_stack_of_the_layers_writes(self) -> None:
-        written = {
-            each["Properties"]["Name"]["Fn::Sub"].replace("${AWS::StackName}", "cerberus-auth")
-            for each in load("template.yaml")["Resources"].values()
-            if each["Type"] == "AWS::SSM::Parameter"
-        }
-        assert set(re.findall(r"/cerberus-auth/layers/[\w-]+", page("guides/ci-cd-and-upgrading.md"))) == written
 
     def test_the_figures_of_fleets_are_those_of_the_simulation(self) -> None:
         results = json.loads((ROOT / "tests" / "simulation" / "results" / "figures.json").read_text())["simulated"]
@@ -296,6 +262,35 @@ class TestPages:
         named = re.findall(r"`(Cerberus\w+|Stale\w+)`", page("guides/monitoring.md"))
         metrics = {each for each in named if each not in ("CerberusMiddleware", "CerberusClient", "CerberusFailure")}
         assert [each for each in metrics if f'"{each}"' not in source] == []
+
+    def test_the_messages_of_troubleshooting_are_those_of_the_package(self) -> None:
+        """Each quoted text of three words or more is a part of one message, or one of those of AWS."""
+        of_others = (
+            "No module named",
+            "Task timed out",
+            "Invalid Layer Arn",
+            "Requires capabilities",
+            "(attempt 3 of 3)",
+        )
+        known = "\n".join(messages())
+        quoted = [
+            text
+            for cell in first_cells("troubleshooting.md")
+            for text in re.findall(r"`([^`]+)`", cell)
+            if len(text.split()) > 2 and not text.startswith(of_others)
+        ]
+        assert len(quoted) > 20
+        assert [text for text in quoted if text not in known] == []
+
+
+def messages() -> Iterator[str]:
+    """Give the texts in the package's source, with "…" for each value."""
+    for path in (ROOT / "layer" / "cerberus_auth").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%[.\d]*[a-z]", "…", node.value)
 
 
 def unquoted(value: Any) -> Any:
