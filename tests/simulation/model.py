@@ -354,7 +354,7 @@ class _Container:
         name = key.replace(" ", "")
         claim_seconds = model.conditions.read_timeout + 1
         left = flight.flight.deadline.remaining()
-        plan = self._policy.fetch(store, breaker, name, left, claim_seconds, *calls, admitted=admitted)
+        plan = self._policy.get_or_fetch(store, breaker, name, left, claim_seconds, *calls, admitted=admitted)
         value = yield from self._drive(plan)
         return value
 
