@@ -113,7 +113,7 @@ def test_both_fail_alike(name: str, both: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize("name", ["get_secrets", "get_secret"])
 def test_what_is_deprecated_there_is_so_here(name: str, both: tuple[Any, Any]) -> None:
     for client in both:
-        with pytest.warns(DeprecationWarning, match="use get_secrets_data"):
+        with pytest.warns(DeprecationWarning, match="(?i)use get_secrets_data"):
             CALLS[name](client)
 
 

@@ -595,14 +595,14 @@ def other_ca(tmp_path: Path) -> str:
         "dripping for longer than the deadline",
         at_cerberus(Fault.drip_body(0.02), ALWAYS),
         DeadlineExceeded,
-        ("1 s allowed", "waiting for Cerberus", "CERBERUS_TIMEOUT"),
+        ("timeout of 1 s", "waiting for Cerberus", "CERBERUS_TIMEOUT"),
         settings={"CERBERUS_TIMEOUT": "1"},
     ),
     Row(
         "hanging for longer than the deadline",
         at_cerberus(Fault.hang(), ALWAYS),
         DeadlineExceeded,
-        ("1 s allowed", "waiting for Cerberus"),
+        ("timeout of 1 s", "waiting for Cerberus"),
         settings={"CERBERUS_TIMEOUT": "1"},
     ),
     Row(

@@ -107,7 +107,7 @@ class Sequence:
             token = self._authenticate(deadline, request, failed)
         except DeadlineExceeded as error:
             if failed:
-                error.args = (f"{error}. Earlier attempts:{''.join(f' {attempt};' for attempt in failed)}",)
+                error.args = (f"{error} Earlier attempts:{''.join(f' {attempt};' for attempt in failed)}",)
                 error.attempts = tuple(failed)
             raise
         if token is None:
