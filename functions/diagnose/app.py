@@ -1,7 +1,7 @@
-"""Check each step of reading a secret in Lambda, and report which step fails, why, and how to fix it.
+"""Find the step that fails on the way to a secret, and how to fix it.
 
-Deploy this function with the ``Role``, the variables and the ``VpcConfig`` of the function that fails, and invoke it. The event
-can name a secret to read: ``{"path": "app/orders/db"}``. The result and the log contain no secrets.
+Deploy this function with the ``Role``, the variables and the ``VpcConfig`` of the function that fails, and invoke it. To read a
+secret too, send ``{"path": "app/orders/db"}`` as the event. The response and the log contain no secret.
 """
 
 from typing import Any

@@ -469,7 +469,7 @@ class Service:
         if not snapshot:
             self._prefetch()
         if self.settings.renewal == "extension":  # after the prefetch: the extension's first Next ends initialisation
-            self._set_background_refresh(process.has_extension())
+            self._set_renewed_by_extension(process.has_extension())
 
     def _prefetch(self) -> None:
         """Start the first authentication, if ``CERBERUS_PREFETCH`` says so."""
@@ -486,9 +486,9 @@ class Service:
         """Wait for the authentication in flight, at most ``seconds``."""
         self.tokens.settle(seconds)
 
-    def _set_background_refresh(self, is_active: bool) -> None:
+    def _set_renewed_by_extension(self, is_renewed: bool) -> None:
         """Set whether the extension refreshes the token, so that callers do not."""
-        self.tokens.renewed_beside = is_active and self.settings.renewal == "extension"
+        self.tokens.renewed_by_extension = is_renewed and self.settings.renewal == "extension"
 
     def load(self) -> Sequence:
         """Load the AWS client and the certificate store, and return the authentication sequence. Does not use the network."""

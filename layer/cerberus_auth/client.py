@@ -160,7 +160,7 @@ class CerberusClient:
         process.register(self)
         if self._service.is_initialised and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
             self._prefetch()
-        self._set_background_refresh(self._service.tokens.renewed_beside)
+        self._set_renewed_by_extension(self._service.tokens.renewed_by_extension)
 
     @overload
     def read(
@@ -768,9 +768,9 @@ class CerberusClient:
         """Wait for the requests in flight, at most ``seconds``."""
         self._cache.settle(seconds)
 
-    def _set_background_refresh(self, is_active: bool) -> None:
+    def _set_renewed_by_extension(self, is_renewed: bool) -> None:
         """Set whether the extension refreshes due secrets, so that callers do not."""
-        self._cache.renewed_beside = is_active and self._settings.renewal == "extension"
+        self._cache.renewed_by_extension = is_renewed and self._settings.renewal == "extension"
 
     # Cached reads
 

@@ -336,7 +336,7 @@ class CerberusClient(client.CerberusClient):
 
         def parse(response: Response, path: str) -> dict[str, Any]:
             content = b2a_base64(response.body, newline=False).decode()
-            return {"headers": dict(response.headers.items()), "content": content}
+            return {"headers": dict(response.headers), "content": content}
 
         return self._cached_response("secure-file", path, parse, versionId=version or "CURRENT")
 

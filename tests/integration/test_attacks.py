@@ -315,7 +315,8 @@ LOCATIONS = {
 def test_no_redirect_is_followed(status: int, location: str, reader: Reader, elsewhere: Server) -> None:
     target = LOCATIONS[location].format(other=elsewhere.port, port=reader.server.port)
     reader.server.faults.add(Fault.status(status, headers={"Location": target} if target else {}))
-    with pytest.raises(CerberusError, match=f"redirects \\({status}\\)"):
+    says = "invalid header" if location == "two lines" else f"redirects \\({status}\\)"
+    with pytest.raises(CerberusError, match=says):
         reader.client.read(SECRET_PATH)
     assert (elsewhere.connections, reader.arrived) == (0, [])
 

@@ -35,7 +35,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "get_secret_versions, no limit": lambda client: client.get_secret_versions(SECRET_PATH, limit=-1, offset=-1),
     "get_file_data": lambda client: client.get_file_data(FILE),
     "get_file": lambda client: {
-        name: value for name, value in client.get_file(FILE).items() if name not in ("X-B3-TraceId", "Date")
+        name.lower(): value
+        for name, value in client.get_file(FILE).items()
+        if name.lower() not in ("x-b3-traceid", "date")
     },
     "get_file, a header": lambda client: client.get_file(FILE)["content-type"],
     "get_file_versions": lambda client: client.get_file_versions(FILE),

@@ -137,7 +137,7 @@ def test_a_refusal_says_which_two_policies_it_takes(method: str, missing: str, l
     assert error.step == "sts:AssumeRole" or not error.step
     assert "CERBERUS_ASSUME_ROLE_ARN" in str(error)
     assert json.dumps(ALLOW) in str(error)
-    assert f"the trust policy of {ASSUMED} needs" in str(error)
+    assert f"to the trust policy of {ASSUMED}" in str(error)
     assert assuming.authentications == 0  # Cerberus is not asked in vain
     assert own_calls(assuming) == [("AssumeRole", OWN)]
 

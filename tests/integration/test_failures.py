@@ -280,7 +280,7 @@ def test_sts_serves_where_kms_is_switched_off(function: Function) -> None:
         "half a body",
         at_cerberus(Fault.half_body(), ALWAYS),
         CerberusUnavailable,
-        ("closed in mid-answer", "attempt 3 of 3"),
+        ("closed before the answer was complete", "attempt 3 of 3"),
         cerberus=3,
     ),
 )
@@ -293,7 +293,7 @@ def test_a_redirect_is_not_followed(function: Function, status: int) -> None:
     arrived: list[Request] = []
     with Server(lambda request: arrived.append(request) or Response(200)) as elsewhere:  # type: ignore[func-returns-value]
         fault = Fault.status(status, headers={"Location": f"{elsewhere.url}/v2/auth/iam-principal"})
-        says = (f"redirects ({status})", "set its URL to where it really is")
+        says = (f"redirects ({status})", "set its URL to the final address")
         check(function, Row("", at_cerberus(fault), CerberusUnavailable, says))
         assert elsewhere.connections == 0
     assert arrived == []
@@ -845,9 +845,7 @@ class Reading:
             Reading(
                 "503", at_cerberus(Fault.status(503), ALWAYS, is_read), CerberusUnavailable, "answered 503", reads=3
             ),
-            Reading(
-                "half", at_cerberus(Fault.half_body(), ALWAYS, is_read), CerberusUnavailable, "mid-answer", reads=3
-            ),
+            Reading("half", at_cerberus(Fault.half_body(), ALWAYS, is_read), CerberusUnavailable, "complete", reads=3),
             Reading("climbs", nothing, ConfigurationError, "category/box/path", "app/../x", 0, 0),
             Reading("climbs-at-its-end", nothing, ConfigurationError, "category/box/path", "app/orders/..", 0, 0),
             Reading("dot", nothing, ConfigurationError, "category/box/path", "app/./orders", 0, 0),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from http.client import HTTPMessage
 
 import pytest
 
@@ -29,7 +28,7 @@ def own(code: object) -> bytes:
 
 
 def answer(status: int, body: bytes) -> Response:
-    return Response(status, HTTPMessage(), body)
+    return Response(status, {}, body)
 
 
 @pytest.mark.parametrize(

@@ -2020,20 +2020,20 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "callers refresh beside an extension": (
         extension_beside_callers,
         "cache",
-        "(stage == DUE and self.renewed_beside and not renewing)",
+        "(stage == DUE and self.renewed_by_extension and not renewing)",
         "False",
     ),
     "an extension does not refresh either": (
         extension_beside_callers,
         "cache",
-        "self.renewed_beside and not renewing",
-        "self.renewed_beside",
+        "self.renewed_by_extension and not renewing",
+        "self.renewed_by_extension",
     ),
     "beside an extension, nothing is overdue": (
         extension_beside_callers,
         "cache",
-        "(stage == DUE and self.renewed_beside",
-        "(stage < GONE and self.renewed_beside",
+        "(stage == DUE and self.renewed_by_extension",
+        "(stage < GONE and self.renewed_by_extension",
     ),
     "one failure keeps an extension from the others": (
         extension_and_a_failure,
@@ -2129,8 +2129,8 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "a fork keeps the extension": (
         fork_with_values,
         "cache",
-        "self.renewed_beside = False",
-        'self.renewed_beside = getattr(self, "renewed_beside", False)',
+        "self.renewed_by_extension = False",
+        'self.renewed_by_extension = getattr(self, "renewed_by_extension", False)',
     ),
     "a fork loses the values": (
         fork_with_values,

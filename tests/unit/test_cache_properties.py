@@ -827,7 +827,7 @@ class Keeping(RuleBasedStateMachine):
 
     @rule(is_beside=st.booleans())
     def extend(self, is_beside: bool = True) -> None:
-        self.tokens.renewed_beside = self.secrets.renewed_beside = self.is_beside = is_beside
+        self.tokens.renewed_by_extension = self.secrets.renewed_by_extension = self.is_beside = is_beside
 
     @rule(closes=st.booleans())
     def forget(self, closes: bool = False) -> None:

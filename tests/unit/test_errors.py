@@ -83,7 +83,7 @@ def test_several_attempts_are_listed_with_where_and_why() -> None:
     assert [type(attempt.error) for attempt in error.attempts] == [PrincipalRejected, CerberusUnavailable]
 
 
-def test_a_shielded_error_leaves_the_locals_it_came_through_behind() -> None:
+def test_an_error_without_frames_holds_no_locals() -> None:
     def deep() -> None:
         secret = "s3cr3t"
         try:

@@ -221,7 +221,7 @@ def _not_from_cerberus(response: Response, request: str) -> errors.CerberusError
 
 def _is_json(response: Response) -> bool:
     """Return whether the body looks like JSON, by its first character or its content type. It can be invalid JSON."""
-    kind = response.headers.get("Content-Type", "")
+    kind = response.headers.get("content-type", "")
     return response.body.lstrip()[:1] in (b"{", b"[") or (bool(response.body) and kind.startswith("application/json"))
 
 
