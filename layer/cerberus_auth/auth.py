@@ -104,7 +104,7 @@ class CerberusAuth:
 
     def __init__(self, settings: Settings | None = None) -> None:
         if settings is not None and not isinstance(settings, Settings):
-            raise TypeError(f"settings must be a cerberus_auth.Settings, not {type(settings).__name__}")
+            raise TypeError(f"settings must be a cerberus_auth.Settings, not {type(settings).__name__}.")
         if settings is None:
             settings = Settings.from_env()
             for name, near in unknown_variables(os.environ).items():
@@ -313,7 +313,7 @@ class Service:
             if authenticated or not retries:
                 self.reauthentication.record_useless(token)
                 raise TokenRefused(
-                    f"Cerberus rejected a read of {path!r} (401), also with a new token. Check the path and the log of Cerberus"
+                    f"Cerberus rejected a read of {path!r} (401), also with a new token. Check the path and Cerberus' log."
                 )
             authenticated, retries = self.replace_token(token, url, flight.deadline, flight), retries - 1
         refusal: CerberusError | None = None
@@ -382,7 +382,7 @@ class Service:
             The authentication failed because Cerberus is unavailable. The cached token stays.
         """
         if self.settings.token:
-            raise TokenRefused("Cerberus rejected CERBERUS_TOKEN (401). Remove the variable or set a valid token")
+            raise TokenRefused("Cerberus rejected CERBERUS_TOKEN (401). Remove the variable or set a valid token.")
         if self._has_other_than(refused):
             return False
         if not self.reauthentication.may_authenticate(url, within is not None and within.is_trial):
@@ -390,7 +390,7 @@ class Service:
                 return False
             raise TokenRefused(
                 f"Cerberus rejected a read of {urlsplit(url).path} (401), and a new token did not help before. Check the path "
-                f"and the log of Cerberus"
+                f"and Cerberus' log."
             )
         try:
             self.tokens.get(
@@ -432,7 +432,7 @@ class Service:
         who = (token.principal, token.region) if token is not None else ("", "")
         self.authentications.append((self._authenticated, began.wall, seconds, steps, held is not None, *who, error))
         if token is None:
-            raise error or CerberusError("Authentication returned no token. Report it as a defect")
+            raise error or CerberusError("Authentication returned no token. Report it as a defect.")
         self._was_shared = not any(step.name == "auth request" for step in steps)
         if not self._was_shared:
             self.breaker.answered()
@@ -449,7 +449,7 @@ class Service:
         kept = Kept(token.value, token.asked, Lifetime(fresh, usable, usable))
         if kept.stage() == GONE:
             raise CerberusUnavailable(
-                f"The token expired before it arrived (lease {token.lease_seconds} s). Check the lease setting of Cerberus"
+                f"The token expired before it arrived (lease {token.lease_seconds} s). Check the lease setting of Cerberus."
             )
         self.reauthentication.record_renewed(after_401=refused is not None)
         return kept
@@ -547,7 +547,7 @@ class Service:
             response = self.transport.request("Cerberus", "DELETE", url, deadline, headers=headers)
             if response.status not in (204, 200, 401):  # 401: it has expired already
                 error = CerberusError(
-                    f"Cerberus did not revoke the token ({response.status}). Retry, or wait for the end of its lease"
+                    f"Cerberus did not revoke the token ({response.status}). Retry, or wait for the end of its lease."
                 )
         except CerberusError as failure:
             error = failure.fresh()
