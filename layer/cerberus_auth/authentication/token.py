@@ -94,10 +94,10 @@ class Token:
             object.__setattr__(self, name, field)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("A Token is immutable. Create another one")
+        raise AttributeError("A Token is immutable. Create another one.")
 
     def __reduce__(self) -> str:
-        raise TypeError("A Token cannot be pickled. Authenticate where you need it")
+        raise TypeError("A Token cannot be pickled. Authenticate where you need it.")
 
     def __repr__(self) -> str:
         return f"<Token of {self.principal} in {self.region}, {self.lease_seconds} s>"
@@ -155,4 +155,4 @@ def principal_of(document: bytes) -> str | None:
     return str(metadata.get("aws_iam_principal_arn") or "")
 
 
-_ADVICE = "Check that CERBERUS_URL is Cerberus and not a proxy or another service"
+_ADVICE = "Check that CERBERUS_URL is Cerberus and not a proxy or another service."

@@ -214,7 +214,9 @@ class Policy:
                 if seen is not None and claim is not None and seen.version == claim.version:
                     return None, claim, breaker_item
                 if seen is not None and seen.format > FORMAT:
-                    raise StoreFailure("A newer version of the layer wrote the item. Update the layer of this function")
+                    raise StoreFailure(
+                        "A newer version of the layer wrote the item. Update the layer of this function."
+                    )
                 if seen is not None and seen.is_usable(now) and seen.response != rejected and opened < _MAX_OPENED:
                     value = yield partial(open_item, seen)
                     if value is not None:
@@ -229,7 +231,7 @@ class Policy:
                         raise _pause_error(seen, left)
                     lost_claims += isinstance(call, partial)  # the call was a claim, not a get
                     if lost_claims > _MAX_LOST_CLAIMS:
-                        raise StoreFailure("The item is rewritten all the time. Check who has write access")
+                        raise StoreFailure("The item is rewritten all the time. Check who has write access.")
                     if not admitted and (breaker_item is None or not breaker_item.failures):
                         breaker_item = yield from self._check_breaker(breaker, claim_seconds)
                     claim = self._claim(seen, self._clock(), claim_seconds, refused)
@@ -250,7 +252,7 @@ class Policy:
             if left <= 0:
                 raise errors.DeadlineExceeded(
                     f"Another container of this role had no answer from Cerberus after {seconds:.3g} s. Retry, or increase "
-                    f"CERBERUS_TIMEOUT or timeout="
+                    f"timeout= or CERBERUS_TIMEOUT."
                 )
             yield partial(self._sleep, min(left, _MIN_POLL_SECONDS + self._random() * jitter_seconds))
             jitter_seconds = min(2 * jitter_seconds, _MAX_JITTER_SECONDS)
@@ -288,7 +290,7 @@ class Policy:
                 return trial
         error = errors.CerberusUnavailable(
             "Cerberus is unavailable: another container of this role could not reach it. If it persists, check Cerberus and "
-            "the network of the functions with this role"
+            "the network of the functions with this role."
         )
         error.step, error.retry_after = "auth request", float(left or 1)
         raise error
@@ -393,7 +395,7 @@ def _value_or_raise(value: Any) -> Any:
 
 def _pause_error(item: Item, seconds: float) -> errors.CerberusError:
     error = _SHARED_ERRORS.get(item.failure, errors.CerberusUnavailable)(
-        f"Another container of this role failed with this error. Retry in {seconds:.0f} s, or see the log of that container"
+        f"Another container of this role failed with this error. Retry in {seconds:.0f} s, or see the log of that container."
     )
     error.step = "shared cache"
     return error
@@ -617,7 +619,7 @@ class Sharing:
             if stored is not None and stored.version == empty.version:
                 return
             seen = stored
-        raise StoreBusy("Other containers are writing the item. Retry in a few seconds")
+        raise StoreBusy("Other containers are writing the item. Retry in a few seconds.")
 
     def _scope(self, name: str) -> str:
         return f"secret {self._settings.url} {_hash(name)}"
@@ -679,7 +681,7 @@ def _prepare_attempts(deadline: Deadline, renew: Renewal, is_trial: bool) -> Non
 
 
 def _same_token_error() -> errors.TokenRefused:
-    error = errors.TokenRefused("Cerberus returned the token that it rejected before. Retry in a few seconds")
+    error = errors.TokenRefused("Cerberus returned the token that it rejected before. Retry in a few seconds.")
     error.step = "auth request"
     return error
 
