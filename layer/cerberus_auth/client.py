@@ -136,6 +136,7 @@ class CerberusClient:
         )
         self._kept = self._cache.kept
         self._context: LambdaContext | None = None
+        self._lock = threading.Lock()
         self._warned: dict[str, Pause] = {}
         self._unchanged: dict[str, Pause] = {}
         process.register(self)
@@ -522,6 +523,7 @@ class CerberusClient:
 
     def start_anew(self) -> None:
         """Drop locks and flights of the process that this one was copied from; keep the secrets."""
+        self._lock = threading.Lock()
         self._cache.start_anew()
 
     def forget(self) -> None:
@@ -579,7 +581,7 @@ class CerberusClient:
         kept.used = began.monotonic
         if not fresh and kept.stage(lifetime) >= OVERDUE:
             self._service.usage.served_stale(kept.asked.age())
-            self._warn(path, kept)
+            self._warn(path, "Cerberus unavailable, serving cached %s (age %.0f s)", path, kept.asked.age())
         return kept
 
     def _lifetime(self, max_age: float | None, stale_if_error: float | None) -> Lifetime:
@@ -587,10 +589,13 @@ class CerberusClient:
         stale = self._settings.stale_if_error if stale_if_error is None else stale_if_error
         return Lifetime(due * (1 - _EARLY * self._cache.early), due, due + stale)
 
-    def _warn(self, path: str, kept: Kept) -> None:
-        if path not in self._warned or not self._warned[path].lasts():
+    def _warn(self, path: str, text: str, *values: object) -> None:
+        """Log a warning about a path, at most once a minute."""
+        with self._lock:
+            if path in self._warned and self._warned[path].lasts():
+                return
             self._warned[path] = Pause(_WARNING_SECONDS)
-            _logger.warning("Cerberus unavailable, serving cached %s (age %.0f s)", path, kept.asked.age())
+        _logger.warning(text, *values)
 
     def _newer(self, path: str, kept: Kept, fetch: Callable[[Flight], Kept], deadline: Deadline) -> Kept | None:
         """Return a secret that differs from one that was refused; None if there is none, or it cannot be read."""
@@ -609,7 +614,8 @@ class CerberusClient:
                     ),
                 )
             except errors.CerberusError as error:
-                _logger.warning("%s was refused and cannot be read anew. %s: %s", path, type(error).__name__, error)
+                text = "%s was refused and cannot be read anew. %s: %s"
+                self._warn(path, text, path, type(error).__name__, error)
                 return None
         if newest.value != kept.value:
             return newest

@@ -48,6 +48,7 @@ _MAX_LOST = 4  # claims that one call loses to no other claim
 _KEPT_SECONDS = 3600.0  # before DynamoDB deletes an item without a ciphertext
 _PUBLISH_ATTEMPTS = 5
 _REST_SECONDS = 60.0  # for which a store that failed is left alone
+_WARNING_SECONDS = 60.0  # between two warnings about one path
 _RENEWAL_SECONDS = 1.0  # a younger claim is not renewed
 _FIRST_FAILURE_SECONDS = 5.0
 _FORGIVEN_SECONDS = 300.0  # a token that was good for so long was no failure
@@ -430,6 +431,7 @@ class Sharing:
         self._file: _Shelf | None = None
         self._key = _Shelf("The key CERBERUS_SHARED_CACHE_KEY")
         self._oversized: set[str] = set()  # so that each is logged once
+        self._rejected: dict[str, Pause] = {}  # so that each is logged once a minute
         self._thread = threading.local()  # its ``admitted``: whether a secret's fetch was let through by the breaker
         if settings.shared_cache_table:
             from .table import TableStore
@@ -587,7 +589,9 @@ class Sharing:
             try:
                 answer, asked, size, status = unpack(seal.open(item.response))
             except errors.InvalidResponse as error:
-                _logger.warning("Shared answer rejected: %s: %s", name, error)
+                if name not in self._rejected or not self._rejected[name].lasts():
+                    self._rejected[name] = Pause(_WARNING_SECONDS)
+                    _logger.warning("Shared answer rejected: %s: %s", name, error)
                 return None
             return take(answer, asked, size, status)
 
