@@ -168,7 +168,7 @@ class TestAlarms:
     def test_the_linter_finds_nothing(self) -> None:
         assert lint((EXAMPLES / "alarms.yaml").read_text()) == []
 
-    @pytest.mark.parametrize("name", ["AuthenticationFailures", "AuthenticationLatency"])
+    @pytest.mark.parametrize("name", ["AuthenticationFailures", "AuthenticationLatency", "StaleReads", "StaleAge"])
     def test_they_watch_the_same_in_the_same_way(self, name: str, alarms: Json) -> None:
         ours = dict(decode.cfn_yaml.load(str(ROOT / "template.yaml"))["Resources"][name]["Properties"])
         example = dict(alarms[name]["Properties"])
@@ -177,6 +177,15 @@ class TestAlarms:
         assert example == ours
         assert alarms[name]["Properties"]["Namespace"] == {"Ref": "MetricsNamespace"}
         assert alarms[name]["Properties"]["Dimensions"] == [{"Name": "service", "Value": {"Ref": "ServiceName"}}]
+
+    def test_they_count_the_same_requests(self, alarms: Json) -> None:
+        ours = decode.cfn_yaml.load(str(ROOT / "template.yaml"))["Resources"]["CerberusRequestsPerHour"]["Properties"]
+        text = json.dumps(
+            {key: alarms["CerberusRequestsPerHour"]["Properties"][key] for key in ("Metrics", "Threshold")}
+        )
+        text = text.replace('{"Ref": "MetricsNamespace"}', '"CerberusAuth"')
+        text = text.replace('{"Ref": "ServiceName"}', '"process_orders"')
+        assert json.loads(text) == {key: ours[key] for key in ("Metrics", "Threshold")}
 
 
 def page(name: str) -> str:

@@ -112,7 +112,8 @@ def environment(stack: LocalStack, name: str, function: Json) -> dict[str, str]:
     """What Lambda sets for this function."""
     variables = stack.environment(role_of(name, function), AWS_LAMBDA_FUNCTION_NAME=name)
     del variables["CERBERUS_IAM_ROLE_ARN"]
-    return variables | function["Environment"]["Variables"] | {"CERBERUS_URL": stack.cerberus.url}
+    own: dict[str, str] = function["Environment"]["Variables"]
+    return variables | own | {"CERBERUS_URL": stack.cerberus.url}
 
 
 def run(environments: list[dict[str, str]]) -> tuple[set[str | None], list[str]]:

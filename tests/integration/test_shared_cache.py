@@ -1136,6 +1136,19 @@ def test_a_planted_secret_is_not_used_and_replaced(
     assert fleet.stack.cerberus.count(READS) == 2
 
 
+def test_a_planted_secret_is_warned_of_once_a_minute(
+    fleet: Fleet, shared: Sealed, function: Function, caplog: pytest.LogCaptureFixture
+) -> None:
+    function.configure(CERBERUS_MAX_AGE="10")
+    client = CerberusClient(fleet.container())
+    client.read(SECRET_PATH)
+    for seconds, warned in ((11, 1), (11, 1), (61, 2)):
+        fleet.step(seconds)
+        plant_secret(fleet, **PLANTED["no JSON"](shared), expires={"N": "9999999999"})
+        assert client.read(SECRET_PATH) == SECRET
+        assert caplog.text.count("Shared answer rejected") == warned
+
+
 @LANES
 def test_a_seal_that_another_key_opens_is_not_used(fleet: Fleet, shared: Sealed, function: Function, lane: str) -> None:
     function.configure(CERBERUS_AWS_CLIENT=lane)

@@ -13,7 +13,7 @@ from functools import partial
 
 from .. import errors
 from ..authentication.token import usable_seconds
-from ..deadline import Moment, jitter
+from ..deadline import Moment, Pause, jitter
 from .item import (
     EMPTY_TTL_SECONDS,
     FORMAT,
@@ -54,6 +54,7 @@ _MAX_JITTER_SECONDS = 0.8
 _MAX_OPENED = 2  # items opened per call: each costs a decryption, and an attacker can rewrite an item at any time
 _MAX_LOST_CLAIMS = 4  # failed writes per call to an item that nobody has claimed
 _PUBLISH_ATTEMPTS = 5
+_WARNING_SECONDS = 60.0  # between two warnings about one path
 _MIN_CLAIM_AGE_SECONDS = 1.0  # a younger claim is not renewed
 _FIRST_FAILURE_SECONDS = 5.0
 _FAILURE_RESET_SECONDS = 300.0  # a token accepted for this long resets the count of failures
@@ -412,6 +413,7 @@ class Sharing:
         self._file: StoreState | None = None
         self._key = StoreState("KMS key CERBERUS_SHARED_CACHE_KEY")
         self._oversized: set[str] = set()  # names of values too large to share, each logged once
+        self._rejected: dict[str, Pause] = {}  # names of rejected values, each logged once a minute
         self._thread = threading.local()  # ``admitted``: the breaker has admitted the secret's fetch in this thread
         if settings.shared_cache_table:
             from .table import TableStore
@@ -584,7 +586,9 @@ class Sharing:
             try:
                 answer, asked, size, status = unpack(seal.open(item.response))
             except errors.InvalidResponse as error:
-                _logger.warning("Shared value of %s rejected. %s", name, error)
+                if name not in self._rejected or not self._rejected[name].lasts():
+                    self._rejected[name] = Pause(_WARNING_SECONDS)
+                    _logger.warning("Shared value of %s rejected. %s", name, error)
                 return None
             return accept(answer, asked, size, status)
 
