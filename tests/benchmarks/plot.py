@@ -1,4 +1,4 @@
-"""Bar charts as SVG, readable on a light and on a dark page."""
+"""Bar charts as SVG, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from xml.sax.saxutils import escape
 
 from .tables import shown
 
-_NAMES, _PLOT, _VALUES = (
-    330,
-    440,
-    90,
-)  # widths of the names, of the bars at their longest, and of the figures beside them
+# Widths of the names, of the longest bar, and of the figures.
+_NAMES, _PLOT, _VALUES = 330, 440, 90
 _BAR, _GAP, _TOP, _AXIS = 14, 16, 62, 44
-_TICKS = 6  # at most, on a linear axis
+_TICKS = 6  # maximum on a linear axis
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #24292f }
   .title { font-weight: 600; font-size: 15px } .small { font-size: 12px }
@@ -30,7 +27,7 @@ STYLE = """
 
 
 class Group(NamedTuple):
-    """The bars of one contestant, which all have one unit."""
+    """The bars of one client."""
 
     name: str
     kind: str
@@ -39,54 +36,54 @@ class Group(NamedTuple):
 
 
 def cold(figures: dict[str, Any]) -> str:
-    """CPU of each contestant to the token and to the first secret, the quickest first."""
+    """Draw the CPU time of each client to the token and to the first secret, in ascending order."""
     rows = sorted(figures["cold"].items(), key=lambda row: float(row[1]["cpu_ms"]["token"]))
     groups = [
         Group(name, _kind(name), [float(row["cpu_ms"][step]) for step in ("token", "secret")]) for name, row in rows
     ]
-    about = "over an interpreter with Lambda's runtime client; the floor: two requests without checks or retries"
+    about = "in addition to Lambda's runtime client; the floor sends two requests without checks or retries"
     return bars("CPU from a cold start to a token", about, "ms of CPU", groups, ("to the token", "to the first secret"))
 
 
-# The rows of `warm_ns` that are one thing, a read that a cache answers, and what the chart calls them.
+# The rows of `warm_ns` for a cached read, and their names in the chart.
 _CACHED = {
     "read(), cached": "cerberus-auth read()",
     "get_secret(), cached": "Powertools get_secret()",
     "get_secret_string(), cached": "aws-secretsmanager-caching",
-    "loopback hop, http.client": "an extension, asked by http.client",
-    "loopback hop, requests": "an extension, asked by requests",
+    "loopback hop, http.client": "an extension, called by http.client",
+    "loopback hop, requests": "an extension, called by requests",
 }
 
 
 def cached(figures: dict[str, Any]) -> str:
-    """The time of a cached read, on a scale of powers of ten."""
+    """Draw the time of a cached read on a logarithmic scale."""
     found = figures["warm_ns"]
     rows = sorted((float(found[what]) / 1000, name) for what, name in _CACHED.items() if what in found)
     groups = [Group(name, _kind(name), [micros]) for micros, name in rows]
-    about = "one more read in a warm container; the extension is a loopback server that does nothing else"
-    return bars("A cached read", about, "µs, each line ten times the one before", groups, is_logarithmic=True)
+    about = "in a warm container; the extension is a minimal server on loopback"
+    return bars("A cached read", about, "µs, logarithmic", groups, is_logarithmic=True)
 
 
 def uncached(figures: dict[str, Any]) -> str:
-    """CPU of a read that Cerberus answers over a kept connection."""
+    """Draw the CPU time of a read over a reused connection."""
     found = sorted(figures["uncached_cpu_ns"].items(), key=lambda row: float(row[1]))
     groups = [
         Group(what, "floor" if what.startswith("http.client") else _kind(what), [float(nanoseconds) / 1000])
         for what, nanoseconds in found
-        # Those are left out that ask another service, with signed requests, or that keep no connection.
+        # Without clients of other services, and without new connections.
         if not what.startswith(("Powertools", "boto3")) and not what.endswith("a new connection")
     ]
-    about = "over a kept TLS connection; http.client is the floor: it checks nothing and never tries again"
-    return bars("A read that Cerberus answers", about, "µs of CPU", groups)
+    about = "over a reused TLS connection; http.client is the floor, without checks and retries"
+    return bars("An uncached read", about, "µs of CPU", groups)
 
 
 def in_handler(figures: dict[str, Any]) -> str:
-    """The first secret in a handler, by memory size."""
+    """Draw the time to the first secret in a handler by memory size."""
     found: dict[str, dict[str, float]] = figures["handler_ms"]
     rows = sorted(found.items(), key=lambda row: next(iter(row[1].values())))
     groups = [Group(name, _kind(name), list(sizes.values())) for name, sizes in rows]
     legend = [f"{int(size):,} MB" for size in rows[0][1]]
-    about = "with the CPU that Lambda gives a handler of this size; Cerberus answers in 20 ms, AWS in 2 ms"
+    about = "with the CPU share of this memory size; Cerberus responds in 20 ms, AWS in 2 ms"
     return bars("The first secret in a handler", about, "ms", groups, legend)
 
 
@@ -98,7 +95,7 @@ def bars(
     legend: Sequence[str] = (),
     is_logarithmic: bool = False,
 ) -> str:
-    """A chart with one axis. Each group has as many bars as ``legend`` has names, the first one in full colour."""
+    """Return a bar chart with one axis. Each group has one bar for each name in ``legend``."""
     values = [value for group in groups for value in group.values]
     ticks = _decades(values) if is_logarithmic else _steps(max(values))
     least, most = (math.log10(ticks[0]), math.log10(ticks[-1])) if is_logarithmic else (0.0, ticks[-1])
@@ -150,13 +147,13 @@ def _kind(name: str) -> str:
 
 
 def _steps(most: float) -> list[float]:
-    """From 0 by steps of 1, 2 or 5 times a power of ten, to where the longest bar fits."""
+    """Return ticks from 0 in steps of 1, 2 or 5 times a power of ten, beyond the longest bar."""
     power = 10.0 ** math.floor(math.log10(most / _TICKS))
     step = next(power * times for times in (1, 2, 5, 10) if power * times * _TICKS >= most)
     return [step * number for number in range(math.ceil(most / step) + 1)]
 
 
 def _decades(values: Sequence[float]) -> list[float]:
-    """Powers of ten: one below the shortest bar, so that it has a length, to one that the longest does not reach."""
+    """Return powers of ten from below the shortest bar to above the longest."""
     least, most = math.ceil(math.log10(min(values))) - 1, math.floor(math.log10(max(values))) + 1
     return [10.0**power for power in range(least, most + 1)]

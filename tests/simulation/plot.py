@@ -1,4 +1,4 @@
-"""How the number of authentications grows with the fleet, as SVG; both axes by powers of ten."""
+"""A chart of authentications by fleet size, as SVG with logarithmic axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _RIGHT = 860, 420, 80, 70, 50, 260
 
 
 def trend(found: dict[str, dict[str, Any]]) -> str:
-    """Of the bursts: those of this package, and those of whoever shares nothing."""
+    """Draw the authentications of the bursts, with sharing and without."""
     most = max(row["containers"] for row in found.values())
     decades = round(log10(most))
     inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
@@ -27,8 +27,8 @@ def trend(found: dict[str, dict[str, Any]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="title">',
         f'<title id="title">Authentications by the size of a fleet</title><style>{STYLE}</style>',
         '<text class="title" x="8" y="22">Authentications when a fleet starts</text>',
-        '<text class="small" x="8" y="42">simulated: starts within a minute, the largest fleet within ten; each line ten '
-        "times the one before</text>",
+        '<text class="small" x="8" y="42">simulated: starts within a minute, the largest fleet within ten minutes; '
+        "logarithmic</text>",
     ]
     for power in range(decades + 1):
         at = y(10**power)
@@ -42,7 +42,7 @@ def trend(found: dict[str, dict[str, Any]]) -> str:
         drawn.append(f'<text class="small" x="{at:.1f}" y="{_HEIGHT - 28}" text-anchor="middle">{label}</text>')
     drawn.append(f'<text class="small" x="{_LEFT + inner_width / 2:.0f}" y="{_HEIGHT - 8}">containers</text>')
     lines = {
-        "ours": ("cerberus-auth, table shared", [row["authentications"] for row in found.values()]),
+        "ours": ("cerberus-auth, shared cache", [row["authentications"] for row in found.values()]),
         "other": ("one for each container", [row["containers"] for row in found.values()]),
     }
     for kind, (name, counts) in lines.items():

@@ -1,4 +1,4 @@
-"""What was found, as a table, and beside it what the same arrivals would be for others."""
+"""The figures and tables of the simulation, compared with other clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .scenarios import TABLE_DOWN, Scenario
 
 
 def figures(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
-    """Of one scenario, for ``figures.json``. Seconds, and counts."""
+    """Return the figures of one scenario for ``figures.json``: counts and seconds."""
     return {
         "containers": outcome.containers,
         "authentications": outcome.authentications,
@@ -31,19 +31,21 @@ def figures(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
 
 
 def table(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) -> str:
-    """Markdown, no line longer than 100 characters."""
+    """Return the tables in Markdown, with at most 100 columns when aligned."""
     return "\n".join(_lines(found, measured)) + "\n"
 
 
 def _lines(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) -> Iterator[str]:
     yield from (
-        "One role in one region. Leases of an hour, one secret for each container, Cerberus answering in",
-        "0.3 s and taking 100 requests a second, unless the row says otherwise. DynamoDB is within the",
-        "limits of one partition (6,000 reads, 500 writes a second), KMS within its quota.",
-        "*Requests* are authentications and reads of Cerberus, refused ones too; *failed* are reads",
-        "without a secret, of containers that never had it and of those that had.",
+        "Each fleet has one role in one region. Unless the row states otherwise: leases of an hour, one",
+        "secret, and a Cerberus that responds in 0.3 s and accepts 100 requests per second. The model has",
+        "the limits of a DynamoDB partition (6,000 reads, 500 writes per second) and KMS's quota.",
+        "*Requests* are all authentications and reads that reach Cerberus, including refused ones.",
+        "*Failed* are reads of cold containers without a result, *lost* those of containers that had the",
+        "secret before. *Wait* is the median of the seconds to the first secret. An *outage* is 503 to",
+        "every request for 45 minutes.",
         "",
-        "| containers | auth. | requests | in an hour | failed: new | had it | s: median | most |",
+        "| containers | auths | requests | peak hour | failed | lost | wait | max |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     )
     for name, row in found.items():
@@ -54,20 +56,22 @@ def _lines(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) ->
         )
     yield from (
         "",
-        "The calls of AWS:",
+        "Calls to AWS:",
         "",
-        "| containers | table: reads | writes | throttled | KMS |",
+        "| containers | table reads | table writes | throttled | KMS calls |",
         "| --- | ---: | ---: | ---: | ---: |",
     )
     for name, row in found.items():
         yield (f"| {name} | {row['table_reads']:,} | {row['table_writes']:,} | {row['throttled']:,} | {row['kms']:,} |")
-    names = [peer.name for peer in peers.PEERS]
+    columns = [peer.column for peer in peers.PEERS]
     yield from (
         "",
-        "The same arrivals for others, who share nothing, by arithmetic: requests to their service.",
+        "Requests of other clients for the same fleets, computed: containers share nothing. *Nike* is",
+        "cerberus-python-client, *boto3* is boto3 with requests, and *AWS caching* is",
+        "aws-secretsmanager-caching.",
         "",
-        f"| containers | this | {' | '.join(names)} |",
-        f"| --- | ---: |{' ---: |' * len(names)}",
+        f"| containers | ours | {' | '.join(columns)} |",
+        f"| --- | ---: |{' ---: |' * len(columns)}",
     )
     for name, row in found.items():
         if name == TABLE_DOWN:
@@ -77,9 +81,9 @@ def _lines(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) ->
     if measured:
         yield from (
             "",
-            "The model beside real processes, released at once, with Cerberus answering in 0.3 s:",
+            "The model compared with real processes that start at once, with a Cerberus that responds in 0.3 s:",
             "",
-            "| processes | authentications, measured | in the model |",
+            "| processes | authentications, measured | model |",
             "| --- | ---: | ---: |",
         )
         for count, row in measured.items():
