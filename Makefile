@@ -12,6 +12,7 @@ REQUIREMENTS := tests/requirements
 TOOLS := dev# the packages in $(VENV); `make demo` needs fewer
 PEERS := caching cerberus-1 cerberus-2
 GUESTS := old new
+WORDS := docs
 LAYER_SOURCES = $(shell find layer -type f -not -path '*/__pycache__/*')
 APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -path '*/__pycache__/*')
 
@@ -27,12 +28,12 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures charts fuzz load format lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready ## install all tools; the other commands install what they need
+setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready .venv-docs/.ready ## install all tools; the other commands install what they need
 
 layer: build/cerberus-auth-layer.zip build/powertools-layer.zip ## build both layers into build/
 
@@ -60,8 +61,8 @@ run-demo: $(VENV)/.ready $(VENV)-runtime/.ready build
 
 test: check pytest ## check code, types and template, and run all tests
 
-check: $(VENV)/.ready .venv-sam/.ready
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-template check-consumer check-code
+check: $(VENV)/.ready .venv-sam/.ready .venv-docs/.ready
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-template check-consumer check-code check-words docs
 
 check-code:
 	$(BIN)/ruff check .
@@ -73,12 +74,24 @@ check-types:
 	$(BIN)/pyrefly check
 
 check-template:
-	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml docs/examples/alarms.yaml
+	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml docs/examples/alarms.yaml docs/examples/many-roles.yaml
 	$(BIN)/zizmor --offline --quiet --pedantic .github/workflows
 	.venv-sam/bin/sam validate --lint
 
 check-consumer:
 	.venv-sam/bin/sam validate --lint --template tests/consumer/template.yaml
+
+check-words:
+	$(BIN)/python tests/style/words.py $(WORDS)
+
+docs: .venv-docs/.ready ## build the documentation site: build/site
+	PYTHONPATH=tests $(BIN)/python -m documentation
+
+docs-serve: .venv-docs/.ready ## serve the documentation site on this machine, and rebuild each page that changes
+	PYTHONPATH=tests $(BIN)/python -m documentation --serve
+
+docs-outputs: $(VENV)/.ready ## write the error messages and outputs of this version into the pages
+	PYTHONPATH=layer:tests $(BIN)/python -m documentation.outputs
 
 pytest: setup build layer
 	$(BIN)/pytest -n 3 --dist worksteal
@@ -103,7 +116,11 @@ simulate: setup ## simulate fleets of up to a million containers
 
 figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## run bench and simulate, and write their tables and charts into the repository
 	@status=0; for name in benchmarks simulation; do \
-	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; exit $$status
+	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; \
+	$(MAKE) --no-print-directory charts; exit $$status
+
+charts: $(VENV)/.ready ## draw the charts and tables of the documentation, from the last figures
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.charts
 
 fuzz: $(VENV)/.ready ## test every parser with 20,000 malformed responses
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/unit/test_fuzz.py
@@ -125,11 +142,12 @@ lock: $(VENV)/.ready ## pin the newest versions of all packages
 	$(call pin,$(REQUIREMENTS)/postgres)
 	$(call pin,$(REQUIREMENTS)/sam)
 	$(call pin,$(REQUIREMENTS)/cdk)
+	$(call pin,$(REQUIREMENTS)/docs)
 	$(foreach peer,$(PEERS),$(call pin,$(REQUIREMENTS)/bench-$(peer)) &&) true
 	$(foreach guests,$(GUESTS),$(call pin,$(REQUIREMENTS)/guests-$(guests)) &&) true
 
 clean: ## remove everything that was built or installed
-	rm -rf .venv* .aws-sam build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* .aws-sam .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find functions layer tests -name __pycache__ -prune -exec rm -rf {} +
 
 # A changed pin creates a new environment, so that no old package remains.
@@ -152,6 +170,7 @@ $(VENV)-runtime/.ready: ENVIRONMENT = $(VENV)-runtime
 $(VENV)-postgres/.ready: ENVIRONMENT = $(VENV)-postgres
 .venv-sam/.ready: ENVIRONMENT = .venv-sam
 .venv-cdk/.ready: ENVIRONMENT = .venv-cdk
+.venv-docs/.ready: ENVIRONMENT = .venv-docs
 $(VENV)-bench-%/.ready: ENVIRONMENT = $(VENV)-bench-$*
 $(VENV)-guests-%/.ready: ENVIRONMENT = $(VENV)-guests-$*
 $(VENV)-bench-cerberus-1/.ready: FROM_SOURCE = --no-binary cerberus-python-client
@@ -159,7 +178,8 @@ $(VENV)-runtime/.ready: $(REQUIREMENTS)/runtime.txt
 $(VENV)-postgres/.ready: $(REQUIREMENTS)/postgres.txt
 .venv-sam/.ready: $(REQUIREMENTS)/sam.txt
 .venv-cdk/.ready: $(REQUIREMENTS)/cdk.txt
-$(VENV)-runtime/.ready $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready: | $(VENV)/.ready
+.venv-docs/.ready: $(REQUIREMENTS)/docs.txt
+$(VENV)-runtime/.ready $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready .venv-docs/.ready: | $(VENV)/.ready
 	$(install)
 $(VENV)-bench-%/.ready: $(REQUIREMENTS)/bench-%.txt | $(VENV)/.ready
 	$(install)

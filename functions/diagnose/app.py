@@ -6,9 +6,11 @@ secret too, send ``{"path": "app/orders/db"}`` as the event. The response and th
 
 from typing import Any
 
-from cerberus_auth.doctor import Doctor, line, report
+from cerberus_auth.doctor import Doctor, Finding, format_finding, report
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    findings = Doctor(path=event.get("path", ""), tell=lambda finding: print(line(finding)), context=context).examine()
-    return report(findings)
+    def log(finding: Finding) -> None:
+        print(format_finding(finding))
+
+    return report(Doctor(path=event.get("path", ""), on_finding=log, context=context).examine())

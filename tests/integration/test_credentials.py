@@ -94,7 +94,7 @@ def test_the_assumed_role_is_named(assuming: Function, caplog: pytest.LogCapture
     assert "the execution role" not in caplog.text
     assuming.stack.cerberus.deny("arn:aws:iam::111111111111:role/secrets")
     auth.invalidate()
-    assert f"Cerberus refuses {ASSUMED} in us-west-2" in str(assuming.failure(auth.token))
+    assert f"Cerberus rejected {ASSUMED} in us-west-2" in str(assuming.failure(auth.token))
 
 
 def test_a_principal_that_is_given_is_the_one_offered(assuming: Function) -> None:

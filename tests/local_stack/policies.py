@@ -177,6 +177,7 @@ def _matches_arn(pattern: str, arn: str) -> bool:
 _TESTS: Mapping[str, Callable[[str, str], bool]] = {
     "StringEquals": lambda wanted, value: wanted == value,
     "StringLike": _matches,
+    "ArnLike": _matches_arn,
     "Null": lambda wanted, value: wanted == value,
 }
 _QUANTIFIERS = ("", "ForAllValues", "ForAnyValue")

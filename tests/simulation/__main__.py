@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.tables import aligned
 from integration.fleet import Fleet, sharing_stack
 
-from . import plot, report
+from . import report
 from .scenarios import TABLE_DOWN, Scenario, at_once, hours, others, trend
 
 MOST_AUTHENTICATIONS = 5  # for a role in a region, in each lease
@@ -55,7 +55,7 @@ def main() -> int:
         "--most", type=int, default=1_000_000, help="the size of the largest fleet (default: %(default)s)"
     )
     parser.add_argument("--no-processes", action="store_true", help="skip the comparison with real processes")
-    parser.add_argument("--results", type=Path, help="the folder for the table, chart and figures")
+    parser.add_argument("--results", type=Path, help="the folder for the table and the figures")
     given = parser.parse_args()
     bursts = _simulate(trend(given.most))
     found = bursts | _simulate(hours()) | _simulate(others())
@@ -82,7 +82,6 @@ def main() -> int:
         figures = {"simulated": found, "measured": measured}
         (given.results / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
         (given.results / "table.md").write_text(table)
-        (given.results / "trend.svg").write_text(plot.trend(bursts))
         print(table)
     for target, is_met in targets.items():
         print(f"{'met' if is_met else 'MISSED':6}  {target}")

@@ -24,8 +24,8 @@ class Peer:
 
 
 PEERS = (
-    Peer("cerberus-python-client", "Nike", 1, 1),
-    Peer("boto3 + requests", "boto3", 1, 1),
+    Peer("cerberus-python-client", "Nike, boto3", 1, 1),
+    Peer("boto3 + requests", "Nike, boto3", 1, 1),
     Peer("Powertools", "Powertools", 1, every=300),  # its default max_age
     Peer("aws caching", "AWS caching", 2, every=3600),  # DescribeSecret and GetSecretValue; secret_refresh_interval
 )

@@ -8,7 +8,7 @@ from random import Random
 from .model import Conditions, Fleet, Model, Outcome
 
 MINUTE, HOUR = 60.0, 3600.0
-TABLE_DOWN = "3,000 in a minute, table down"
+TABLE_DOWN = "3,000 in a minute, the table down"
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,26 @@ def hours() -> list[Scenario]:
     """Return fleets that run for an hour or more: at most 100 requests reach Cerberus in any hour."""
     used = [
         *(
-            Scenario(f"{count:,}, 2 hours, 5 secrets", within(MINUTE, count, 2 * HOUR, MINUTE, 5))
+            Scenario(f"{count:,} for 2 hours, 5 secrets", within(MINUTE, count, 2 * HOUR, MINUTE, 5))
             for count in (10, 100, 1_000)
         ),
-        Scenario("10,000, 1 hour, 5 secrets", within(MINUTE, 10_000, HOUR, 2 * MINUTE, 5)),
+        Scenario("10,000 for an hour, 5 secrets", within(MINUTE, 10_000, HOUR, 2 * MINUTE, 5)),
     ]
     outage = Conditions(outage=(0.5 * HOUR, 1.25 * HOUR))
     return [
-        Scenario("1,000, 2 hours, 1 secret", within(MINUTE, 1_000, 2 * HOUR, MINUTE)),
+        Scenario("1,000 for 2 hours, 1 secret", within(MINUTE, 1_000, 2 * HOUR, MINUTE)),
         *used,
         *(
             Scenario(
-                f"1,000, 2 hours, 5 secrets, {seconds:g} s",
+                f"1,000 for 2 hours, 5 secrets, {seconds:g} s",
                 within(MINUTE, 1_000, 2 * HOUR, MINUTE, 5),
                 slow(seconds),
             )
             for seconds in (3, 4.5, 8)
         ),
-        Scenario("100, 2 hours, 5 secrets, outage", within(MINUTE, 100, 2 * HOUR, 10, 5), outage),
-        Scenario("1,000, 2 hours, 5 secrets, outage", within(MINUTE, 1_000, 2 * HOUR, MINUTE, 5), outage),
-        Scenario("10,000, 2 hours, outage", within(MINUTE, 10_000, 2 * HOUR, 4 * MINUTE), outage),
+        Scenario("100 for 2 hours, 5 secrets, 503 for 45 min", within(MINUTE, 100, 2 * HOUR, 10, 5), outage),
+        Scenario("1,000 for 2 hours, 5 secrets, 503 for 45 min", within(MINUTE, 1_000, 2 * HOUR, MINUTE, 5), outage),
+        Scenario("10,000 for 2 hours, 503 for 45 min", within(MINUTE, 10_000, 2 * HOUR, 4 * MINUTE), outage),
     ]
 
 
@@ -85,18 +85,18 @@ def others() -> list[Scenario]:
     """Return other situations of a fleet."""
     return [
         *(
-            Scenario(f"150 at once, 5 secrets, {seconds:g} s", at_once(150, 5), slow(seconds))
+            Scenario(f"150 in one instant, 5 secrets, {seconds:g} s", at_once(150, 5), slow(seconds))
             for seconds in (0.3, 3, 4.5, 8)
         ),
-        Scenario("10,000 at once", at_once(10_000)),
-        Scenario("10/s for 1 hour, each used 15 min", within(HOUR, 36_000, 15 * MINUTE, MINUTE)),
-        Scenario("1,000, 1 hour, leases of 5 min", within(MINUTE, 1_000, HOUR), Conditions(lease=300)),
+        Scenario("10,000 in one instant", at_once(10_000)),
+        Scenario("10 a second for an hour, each used for 15 min", within(HOUR, 36_000, 15 * MINUTE, MINUTE)),
+        Scenario("1,000 for an hour, leases of 5 min", within(MINUTE, 1_000, HOUR), Conditions(lease=300)),
         Scenario(
-            "10/s for 45 min, 503 after 1 min",
+            "10 a second for 45 min, 503 after the first",
             within(45 * MINUTE, 27_000),
             Conditions(outage=(MINUTE, HOUR)),
         ),
-        Scenario("10,000 in a minute, 3 killed", within(MINUTE, 10_000), Conditions(dies=_First(3))),
+        Scenario("10,000 in a minute, the first 3 are killed", within(MINUTE, 10_000), Conditions(dies=_First(3))),
         Scenario(TABLE_DOWN, within(MINUTE, 3_000), Conditions(table_works=False, cerberus_limit=1_000)),
     ]
 

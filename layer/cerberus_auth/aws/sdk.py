@@ -72,7 +72,7 @@ class SdkAws:
         self._assumed = Temporary(self._assume)
         self._lock = threading.RLock()
         self._current = threading.local()
-        errors.without_frames(self._load)
+        errors.without_inner_frames(self._load)
 
     def _load(self) -> None:
         """Create a client, so that botocore loads its models during initialisation."""

@@ -283,7 +283,7 @@ def _error_code(response: Response, answer: dict[str, Any] | None) -> str:
     nested = answer.get("Error")
     return error_code(
         answer.get("__type")
-        or response.headers.get("x-amzn-ErrorType")
+        or response.headers.get("x-amzn-errortype")
         or (nested.get("Code") if isinstance(nested, dict) else "")
     )
 

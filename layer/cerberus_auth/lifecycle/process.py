@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     class Member(Protocol):
         """An object that keeps values between invocations."""
 
-        def start_anew(self) -> None:
+        def _reset_after_fork(self) -> None:
             """Drop the locks, flights and connections of the original process, and keep the values."""
 
-        def forget(self) -> None:
+        def _forget(self) -> None:
             """Drop every token, secret, credential and connection."""
 
-        def prefetch(self) -> None:
+        def _prefetch(self) -> None:
             """Start fetching what ``CERBERUS_PREFETCH`` names."""
 
-        def renew(self, deadline: Deadline, ahead: float) -> None:
+        def _refresh(self, deadline: Deadline, ahead: float) -> None:
             """Refresh what is due, or becomes due within ``ahead`` seconds."""
 
-        def settle(self, seconds: float) -> None:
+        def _wait_for_flights(self, seconds: float) -> None:
             """Wait for running flights, for ``seconds`` at most."""
 
-        def renewed_by_extension(self, renewed: bool) -> None:
+        def _set_renewed_by_extension(self, is_renewed: bool) -> None:
             """Note whether the extension renews. If it does, callers do not."""
 
 
@@ -152,34 +152,34 @@ class Process:
     def forget(self) -> None:
         """Drop every token, secret, credential and connection."""
         for member in self.members():
-            member.forget()
+            member._forget()
 
     def _renew(self, deadline: Deadline, ahead: float) -> None:
         for member in self.members():
-            member.renew(deadline, ahead)
+            member._refresh(deadline, ahead)
 
     def _settle(self, seconds: float) -> None:
         for member in self.members():
-            member.settle(seconds)
+            member._wait_for_flights(seconds)
 
     def _extension_ended(self) -> None:
         self._extension = False
         for member in self.members():
-            member.renewed_by_extension(False)
+            member._set_renewed_by_extension(False)
 
     def _restored(self) -> None:
         for member in self.members():
-            member.forget()  # another hook can have fetched a value after ours ran
-            member.start_anew()
-            member.renewed_by_extension(bool(self._extension))  # the snapshot includes its thread
+            member._forget()  # another hook can have fetched a value after ours ran
+            member._reset_after_fork()
+            member._set_renewed_by_extension(bool(self._extension))  # the snapshot includes its thread
         for member in self.members():
-            member.prefetch()
+            member._prefetch()
 
     def _forked(self) -> None:
         self._lock = threading.RLock()
         self._extension = False  # its thread runs in the parent only
         for member in self.members():
-            member.start_anew()
+            member._reset_after_fork()
 
 
 process = Process()
