@@ -12,6 +12,7 @@ REQUIREMENTS := tests/requirements
 TOOLS := dev# the packages in $(VENV); `make demo` needs fewer
 PEERS := caching cerberus-1 cerberus-2
 GUESTS := old new
+WORDS := docs
 LAYER_SOURCES = $(shell find layer -type f -not -path '*/__pycache__/*')
 APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -path '*/__pycache__/*')
 
@@ -27,7 +28,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures charts fuzz load format lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,7 +62,7 @@ run-demo: $(VENV)/.ready $(VENV)-runtime/.ready build
 test: check pytest ## check code, types and template, and run all tests
 
 check: $(VENV)/.ready .venv-sam/.ready .venv-docs/.ready
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-template check-consumer check-code docs
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-template check-consumer check-code check-words docs
 
 check-code:
 	$(BIN)/ruff check .
@@ -73,12 +74,15 @@ check-types:
 	$(BIN)/pyrefly check
 
 check-template:
-	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml docs/examples/alarms.yaml
+	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml docs/examples/alarms.yaml docs/examples/many-roles.yaml
 	$(BIN)/zizmor --offline --quiet --pedantic .github/workflows
 	.venv-sam/bin/sam validate --lint
 
 check-consumer:
 	.venv-sam/bin/sam validate --lint --template tests/consumer/template.yaml
+
+check-words:
+	$(BIN)/python tests/style/words.py $(WORDS)
 
 docs: .venv-docs/.ready ## build the documentation site: build/site
 	PYTHONPATH=tests $(BIN)/python -m documentation
@@ -112,7 +116,11 @@ simulate: setup ## simulate fleets of up to a million containers
 
 figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## run bench and simulate, and write their tables and charts into the repository
 	@status=0; for name in benchmarks simulation; do \
-	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; exit $$status
+	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; \
+	$(MAKE) --no-print-directory charts; exit $$status
+
+charts: $(VENV)/.ready ## draw the charts and tables of the documentation, from the last figures
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.charts
 
 fuzz: $(VENV)/.ready ## test every parser with 20,000 malformed responses
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/unit/test_fuzz.py

@@ -262,7 +262,12 @@ class Service:
         self.usage = Usage()
         self.transport = Transport(settings, self.usage.count_request)
         self.breaker = Breaker()
-        self.tokens = Cache(self.breaker, timeout=settings.timeout, attempt_seconds=settings.read_timeout)
+        self.tokens = Cache(
+            self.breaker,
+            timeout=settings.timeout,
+            attempt_seconds=settings.read_timeout,
+            is_shared=settings.shares,
+        )
         self.authentications: deque[tuple[Any, ...]] = deque(maxlen=_MAX_AUTHENTICATIONS)
         self._authenticated = 0
         self._was_shared = False  # whether the last token came from the shared cache
@@ -305,6 +310,7 @@ class Service:
         CerberusError
             See ``CerberusClient.read``.
         """
+        flight.check_outage()
         authenticated, retries = False, 3  # a token from the shared cache can be revoked too
         while True:
             token, response, asked = self._send(url, flight)
@@ -416,7 +422,9 @@ class Service:
         began, held = Moment(), self.tokens.kept.get(_TOKEN)
         accepts = flight.terms.accepts
         refused = held.value if held is not None and accepts is not None and not accepts(held) else None
-        request = TokenRequest(refused, held.asked.wall if held is not None else self._dropped_at, flight.after)
+        request = TokenRequest(
+            refused, held.asked.wall if held is not None else self._dropped_at, flight.after, flight.outage
+        )
         first_step = len(flight.deadline.steps)
         token: Token | None = None
         error: CerberusError | None = None

@@ -152,9 +152,11 @@ class CerberusClient:
             timeout=settings.timeout,
             attempt_seconds=settings.read_timeout,
             capacity=_CAPACITY_BYTES,
+            is_shared=bool(settings.shared_cache_table and settings.shared_cache_key),
         )
         self._kept = self._cache.kept
         self._context: LambdaContext | None = None
+        self._lock = threading.Lock()
         self._warned: dict[str, Pause] = {}  # by path
         self._unchanged: dict[str, Pause] = {}  # by path
         process.register(self)
@@ -742,6 +744,7 @@ class CerberusClient:
 
     def _reset_after_fork(self) -> None:
         """Replace the locks and flights of the parent process. Keep the secrets."""
+        self._lock = threading.Lock()
         self._cache.start_anew()
 
     def _forget(self) -> None:
@@ -799,7 +802,7 @@ class CerberusClient:
         kept.used = began.monotonic
         if not fresh and kept.stage(lifetime) >= OVERDUE:
             self._service.usage.count_stale(kept.asked.age())
-            self._warn(path, kept)
+            self._warn(path, "Cerberus unavailable, serving cached %s (age %.0f s)", path, kept.asked.age())
         return kept
 
     def _lifetime(self, max_age: float | None, stale_if_error: float | None) -> Lifetime:
@@ -807,10 +810,13 @@ class CerberusClient:
         stale = self._settings.stale_if_error if stale_if_error is None else stale_if_error
         return Lifetime(due * (1 - _REFRESH_WINDOW * self._cache.early), due, due + stale)
 
-    def _warn(self, path: str, kept: Kept) -> None:
-        if path not in self._warned or not self._warned[path].lasts():
+    def _warn(self, path: str, text: str, *values: object) -> None:
+        """Log a warning about a path, at most once a minute."""
+        with self._lock:
+            if path in self._warned and self._warned[path].lasts():
+                return
             self._warned[path] = Pause(_WARNING_SECONDS)
-            _logger.warning("Cerberus unavailable, serving cached %s (age %.0f s)", path, kept.asked.age())
+        _logger.warning(text, *values)
 
     def _rotated(self, path: str, kept: Kept, fetch: Callable[[Flight], Kept], deadline: Deadline) -> Kept | None:
         """Return a value that differs from the refused one; None if it is unchanged or cannot be read."""
@@ -829,7 +835,8 @@ class CerberusClient:
                     ),
                 )
             except errors.CerberusError as error:
-                _logger.warning("Rotated secret not read: %s. %s: %s", path, type(error).__name__, error)
+                text = "Rotated secret not read: %s. %s: %s"
+                self._warn(path, text, path, type(error).__name__, error)
                 return None
         if newest.value != kept.value:
             return newest
@@ -922,7 +929,8 @@ class CerberusClient:
                 return kept(value, asked, size), value, asked, 200
 
             seconds = self._lifetime(None, None).gone
-            return sharing.secret(principal, name, flight.deadline, flight.after, accept, request, seconds)
+            lookup_only = flight.outage is not None
+            return sharing.secret(principal, name, flight.deadline, flight.after, accept, request, seconds, lookup_only)
 
         return fetch
 

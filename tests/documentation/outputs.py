@@ -1,9 +1,13 @@
 """The error messages and command outputs that pages show, made with the local stack.
 
-A page shows an error as a block ``text`` that begins with the name of its class and a colon. It shows the output of a
-command as a block ``text`` directly below a block ``sh`` with one line, ``cerberus-auth ...``. One page has a table of the log
-lines. ``make docs-outputs`` writes all of them into the pages, and ``tests/integration/test_docs.py`` fails if a page shows
-something else.
+What a page shows, and how it is found there:
+
+- an error: a block ``text`` that begins with the name of its class and a colon
+- the output of a command: a block ``text`` directly below a block ``sh`` with one line, ``cerberus-auth ...``
+- the output of the doctor: a block ``text`` that begins with "ok" and "settings"
+- the log lines: the rows of a table that begin with a level
+
+``make docs-outputs`` writes all of them into the pages, and ``tests/integration/test_docs.py`` fails if a page differs.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 100
 DENIED = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:ListAllMyBuckets", "Resource": "*"}]}
 COMMAND = re.compile(r"^```sh\ncerberus-auth ([^\n]+)\n```\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+DOCTOR = re.compile(r"^```text\n(ok +settings .*?)^```", re.DOTALL | re.MULTILINE)
+TIMES = (0, 0, 6, 0, 0, 2, 2, 7, 4, 3, 3)  # milliseconds of the doctor's steps, as one run measured them
 LOG_ROW = re.compile(r"^\| (DEBUG|INFO|WARNING|ERROR) \| `(.+?)` \| (.*) \|$", re.MULTILINE)
 LEVELS = {"debug": "DEBUG", "info": "INFO", "warning": "WARNING", "warn_once": "WARNING", "error": "ERROR"}
 ERROR = re.compile(r"^```text\n(\w+): .*?^```$", re.DOTALL | re.MULTILINE)
@@ -70,7 +76,8 @@ def run(stack: LocalStack, *arguments: str, **variables: str) -> subprocess.Comp
 def stable(text: str) -> str:
     """Replace what changes from run to run."""
     text = re.sub(r"localhost:\d{4,5}", "localhost:40311", text)
-    text = re.sub(r" +\d+ ms\b", lambda found: f"{'3 ms':>{len(found[0])}}", text)
+    times = iter(TIMES)
+    text = re.sub(r" +\d+ ms\b", lambda found: f"{f'{next(times, 1)} ms':>{len(found[0])}}", text)
     return re.sub(r"\b[A-Za-z0-9_-]{64}\b", "AQJ2example", text)
 
 
@@ -93,6 +100,14 @@ def command_output(arguments: list[str]) -> str:
     return done.stdout + done.stderr
 
 
+def doctor_output(may_decrypt: bool) -> str:
+    """Return what the doctor prints, where the role may decrypt the auth response and where it may not."""
+    with LocalStack() as stack:
+        if not may_decrypt:
+            stack.aws.put_role_policy(ROLE, DENIED)
+        return run(stack, "doctor", "--read", SECRET_PATH).stdout
+
+
 def updated(page: str, messages: Mapping[str, str]) -> str:
     """Return a page with the errors and outputs of this version of the package.
 
@@ -111,7 +126,10 @@ def updated(page: str, messages: Mapping[str, str]) -> str:
     def show_command(found: re.Match[str]) -> str:
         return found[0].replace(f"```text\n{found[2]}", f"```text\n{command_output(shlex.split(found[1]))}")
 
-    return COMMAND.sub(show_command, ERROR.sub(show_error, page))
+    def show_doctor(found: re.Match[str]) -> str:
+        return f"```text\n{doctor_output('FAILED' not in found[1])}```"
+
+    return COMMAND.sub(show_command, DOCTOR.sub(show_doctor, ERROR.sub(show_error, page)))
 
 
 def log_lines() -> dict[str, str]:
@@ -155,7 +173,7 @@ def with_log_lines(page: str) -> str:
 def update() -> None:
     """Write the errors, outputs and log lines into all pages."""
     messages = error_messages()
-    for path in sorted((ROOT / "docs").rglob("*.md")):
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         page = path.read_text(encoding="utf-8")
         if (new := with_log_lines(updated(page, messages))) != page:
             path.write_text(new, encoding="utf-8")

@@ -167,7 +167,7 @@ BROKEN = {
     ),
     "no method switched on": Broken("auth request", "authentication is disabled", no_method),
     "a policy without kms:Decrypt": Broken(
-        "kms:Decrypt", "do not let it decrypt", policy(POLICY_OF_NOTHING), fix='"Action": "kms:Decrypt"'
+        "kms:Decrypt", "do not allow kms:Decrypt", policy(POLICY_OF_NOTHING), fix='"Action": "kms:Decrypt"'
     ),
     "a role that was made again": Broken("kms:Decrypt", "five minutes", the_role_was_made_again),
     "a key of another account": Broken(

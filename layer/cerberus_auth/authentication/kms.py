@@ -74,6 +74,7 @@ class KmsAuth:
                 )
 
         def fetch() -> tuple[Token, str]:
+            request.check_outage()
             asked = Moment()
             with deadline.step("auth request"):
                 auth_data = self._request(principal, region, deadline, last)

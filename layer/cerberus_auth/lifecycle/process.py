@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         def _wait_for_flights(self, seconds: float) -> None:
             """Wait for running flights, for ``seconds`` at most."""
 
-        def _set_renewed_by_extension(self, renewed: bool) -> None:
+        def _set_renewed_by_extension(self, is_renewed: bool) -> None:
             """Note whether the extension renews. If it does, callers do not."""
 
 
