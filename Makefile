@@ -28,7 +28,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures charts fuzz load format lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,7 +74,7 @@ check-types:
 	$(BIN)/pyrefly check
 
 check-template:
-	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml docs/examples/alarms.yaml
+	$(BIN)/cfn-lint template.yaml tests/consumer/template.yaml docs/examples/alarms.yaml docs/examples/many-roles.yaml
 	$(BIN)/zizmor --offline --quiet --pedantic .github/workflows
 	.venv-sam/bin/sam validate --lint
 
@@ -116,7 +116,11 @@ simulate: setup ## simulate fleets of up to a million containers
 
 figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## run bench and simulate, and write their tables and charts into the repository
 	@status=0; for name in benchmarks simulation; do \
-	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; exit $$status
+	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; \
+	$(MAKE) --no-print-directory charts; exit $$status
+
+charts: $(VENV)/.ready ## draw the charts and tables of the documentation, from the last figures
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.charts
 
 fuzz: $(VENV)/.ready ## test every parser with 20,000 malformed responses
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/unit/test_fuzz.py

@@ -104,7 +104,7 @@ class CerberusAuth:
 
     def __init__(self, settings: Settings | None = None) -> None:
         if settings is not None and not isinstance(settings, Settings):
-            raise TypeError(f"settings must be a cerberus_auth.Settings, not {type(settings).__name__}")
+            raise TypeError(f"settings must be a cerberus_auth.Settings, not {type(settings).__name__}.")
         if settings is None:
             settings = Settings.from_env()
             for name, near in unknown_variables(os.environ).items():
@@ -262,7 +262,12 @@ class Service:
         self.usage = Usage()
         self.transport = Transport(settings, self.usage.count_request)
         self.breaker = Breaker()
-        self.tokens = Cache(self.breaker, timeout=settings.timeout, attempt_seconds=settings.read_timeout)
+        self.tokens = Cache(
+            self.breaker,
+            timeout=settings.timeout,
+            attempt_seconds=settings.read_timeout,
+            is_shared=settings.shares,
+        )
         self.authentications: deque[tuple[Any, ...]] = deque(maxlen=_MAX_AUTHENTICATIONS)
         self._authenticated = 0
         self._was_shared = False  # whether the last token came from the shared cache
@@ -305,6 +310,7 @@ class Service:
         CerberusError
             See ``CerberusClient.read``.
         """
+        flight.check_outage()
         authenticated, retries = False, 3  # a token from the shared cache can be revoked too
         while True:
             token, response, asked = self._send(url, flight)
@@ -313,7 +319,7 @@ class Service:
             if authenticated or not retries:
                 self.reauthentication.record_useless(token)
                 raise TokenRefused(
-                    f"Cerberus rejected a read of {path!r} (401), also with a new token. Check the path and the log of Cerberus"
+                    f"Cerberus rejected a read of {path!r} (401), also with a new token. Check the path and Cerberus' log."
                 )
             authenticated, retries = self.replace_token(token, url, flight.deadline, flight), retries - 1
         refusal: CerberusError | None = None
@@ -382,7 +388,7 @@ class Service:
             The authentication failed because Cerberus is unavailable. The cached token stays.
         """
         if self.settings.token:
-            raise TokenRefused("Cerberus rejected CERBERUS_TOKEN (401). Remove the variable or set a valid token")
+            raise TokenRefused("Cerberus rejected CERBERUS_TOKEN (401). Remove the variable or set a valid token.")
         if self._has_other_than(refused):
             return False
         if not self.reauthentication.may_authenticate(url, within is not None and within.is_trial):
@@ -390,7 +396,7 @@ class Service:
                 return False
             raise TokenRefused(
                 f"Cerberus rejected a read of {urlsplit(url).path} (401), and a new token did not help before. Check the path "
-                f"and the log of Cerberus"
+                f"and Cerberus' log."
             )
         try:
             self.tokens.get(
@@ -416,7 +422,9 @@ class Service:
         began, held = Moment(), self.tokens.kept.get(_TOKEN)
         accepts = flight.terms.accepts
         refused = held.value if held is not None and accepts is not None and not accepts(held) else None
-        request = TokenRequest(refused, held.asked.wall if held is not None else self._dropped_at, flight.after)
+        request = TokenRequest(
+            refused, held.asked.wall if held is not None else self._dropped_at, flight.after, flight.outage
+        )
         first_step = len(flight.deadline.steps)
         token: Token | None = None
         error: CerberusError | None = None
@@ -432,7 +440,7 @@ class Service:
         who = (token.principal, token.region) if token is not None else ("", "")
         self.authentications.append((self._authenticated, began.wall, seconds, steps, held is not None, *who, error))
         if token is None:
-            raise error or CerberusError("Authentication returned no token. Report it as a defect")
+            raise error or CerberusError("Authentication returned no token. Report it as a defect.")
         self._was_shared = not any(step.name == "auth request" for step in steps)
         if not self._was_shared:
             self.breaker.answered()
@@ -449,7 +457,7 @@ class Service:
         kept = Kept(token.value, token.asked, Lifetime(fresh, usable, usable))
         if kept.stage() == GONE:
             raise CerberusUnavailable(
-                f"The token expired before it arrived (lease {token.lease_seconds} s). Check the lease setting of Cerberus"
+                f"The token expired before it arrived (lease {token.lease_seconds} s). Check the lease setting of Cerberus."
             )
         self.reauthentication.record_renewed(after_401=refused is not None)
         return kept
@@ -469,7 +477,7 @@ class Service:
         if not snapshot:
             self._prefetch()
         if self.settings.renewal == "extension":  # after the prefetch: the extension's first Next ends initialisation
-            self._set_background_refresh(process.has_extension())
+            self._set_renewed_by_extension(process.has_extension())
 
     def _prefetch(self) -> None:
         """Start the first authentication, if ``CERBERUS_PREFETCH`` says so."""
@@ -486,9 +494,9 @@ class Service:
         """Wait for the authentication in flight, at most ``seconds``."""
         self.tokens.settle(seconds)
 
-    def _set_background_refresh(self, is_active: bool) -> None:
+    def _set_renewed_by_extension(self, is_renewed: bool) -> None:
         """Set whether the extension refreshes the token, so that callers do not."""
-        self.tokens.renewed_by_extension = is_active and self.settings.renewal == "extension"
+        self.tokens.renewed_by_extension = is_renewed and self.settings.renewal == "extension"
 
     def load(self) -> Sequence:
         """Load the AWS client and the certificate store, and return the authentication sequence. Does not use the network."""
@@ -547,7 +555,7 @@ class Service:
             response = self.transport.request("Cerberus", "DELETE", url, deadline, headers=headers)
             if response.status not in (204, 200, 401):  # 401: it has expired already
                 error = CerberusError(
-                    f"Cerberus did not revoke the token ({response.status}). Retry, or wait for the end of its lease"
+                    f"Cerberus did not revoke the token ({response.status}). Retry, or wait for the end of its lease."
                 )
         except CerberusError as failure:
             error = failure.fresh()

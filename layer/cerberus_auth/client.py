@@ -98,7 +98,7 @@ class Secret(dict[str, "Any"]):
         return Secret(dict.__or__(other, self)) if isinstance(other, dict) else NotImplemented
 
     def __reduce_ex__(self, protocol: object) -> str:
-        raise TypeError("A Secret cannot be pickled. Read it from Cerberus where you need it")
+        raise TypeError("A Secret cannot be pickled. Read it from Cerberus where you need it.")
 
 
 class CerberusClient:
@@ -135,9 +135,9 @@ class CerberusClient:
 
     def __init__(self, auth: CerberusAuth | None = None, *, url: str | None = None) -> None:
         if auth is not None and not isinstance(auth, CerberusAuth):
-            raise TypeError(f"auth must be a cerberus_auth.CerberusAuth, not {type(auth).__name__}")
+            raise TypeError(f"auth must be a cerberus_auth.CerberusAuth, not {type(auth).__name__}.")
         if auth is not None and url is not None:
-            raise ValueError("Pass auth or url, not both. An auth already has a URL")
+            raise ValueError("Pass auth or url, not both. An auth already has a URL.")
         if auth is None:
             try:
                 auth = CerberusAuth(Settings.from_env() if url is None else Settings.from_env(url=url))
@@ -152,15 +152,17 @@ class CerberusClient:
             timeout=settings.timeout,
             attempt_seconds=settings.read_timeout,
             capacity=_CAPACITY_BYTES,
+            is_shared=bool(settings.shared_cache_table and settings.shared_cache_key),
         )
         self._kept = self._cache.kept
         self._context: LambdaContext | None = None
+        self._lock = threading.Lock()
         self._warned: dict[str, Pause] = {}  # by path
         self._unchanged: dict[str, Pause] = {}  # by path
         process.register(self)
         if self._service.is_initialised and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
             self._prefetch()
-        self._set_background_refresh(self._service.tokens.renewed_by_extension)
+        self._set_renewed_by_extension(self._service.tokens.renewed_by_extension)
 
     @overload
     def read(
@@ -319,7 +321,7 @@ class CerberusClient:
         path = checked_path(path)
         if not (version.isascii() and version.isprintable() and version):
             raise errors.ConfigurationError(
-                f"{version[:60]!r} is not a version ID. Use an ID that versions({path!r}) returns"
+                f"{version[:60]!r} is not a version ID. Use an ID that versions({path!r}) returns."
             )
         fetch = self._secret_fetcher(path, f"?{urlencode({'versionId': version})}")
         kept = self._get(("version", path, version), path, fetch, max_age, stale_if_error, fresh, timeout, context)
@@ -570,11 +572,11 @@ class CerberusClient:
                         secrets[f"{level}/{name}"] = None
             if len(secrets) + len(levels) > _MAX_SECRETS:
                 raise errors.InvalidResponse(
-                    f"More than {_MAX_SECRETS} secrets are stored below {path!r}. Read them with read_many"
+                    f"More than {_MAX_SECRETS} secrets are stored below {path!r}. Read them with read_many."
                 )
         if not secrets:
             raise errors.SecretNotFound(
-                f"No secret is stored below {path!r}. Check the spelling of the path: category/box/path"
+                f"No secret is stored below {path!r}. Check the spelling of the path: category/box/path."
             )
         found = _in_parallel(read, secrets)
         return {
@@ -725,7 +727,7 @@ class CerberusClient:
         if shared is None:
             raise errors.ConfigurationError(
                 "No secrets are shared with these settings. Set CERBERUS_SHARED_CACHE_TABLE and CERBERUS_SHARED_CACHE_KEY to "
-                "the values of the fleet's functions. Without sharing, each container reads again within CERBERUS_MAX_AGE"
+                "the values of the fleet's functions. Without sharing, each container reads again within CERBERUS_MAX_AGE."
             )
         sharing, principal = shared
         problem = ""
@@ -742,6 +744,7 @@ class CerberusClient:
 
     def _reset_after_fork(self) -> None:
         """Replace the locks and flights of the parent process. Keep the secrets."""
+        self._lock = threading.Lock()
         self._cache.start_anew()
 
     def _forget(self) -> None:
@@ -768,9 +771,9 @@ class CerberusClient:
         """Wait for the requests in flight, at most ``seconds``."""
         self._cache.settle(seconds)
 
-    def _set_background_refresh(self, is_active: bool) -> None:
+    def _set_renewed_by_extension(self, is_renewed: bool) -> None:
         """Set whether the extension refreshes due secrets, so that callers do not."""
-        self._cache.renewed_by_extension = is_active and self._settings.renewal == "extension"
+        self._cache.renewed_by_extension = is_renewed and self._settings.renewal == "extension"
 
     # Cached reads
 
@@ -799,7 +802,7 @@ class CerberusClient:
         kept.used = began.monotonic
         if not fresh and kept.stage(lifetime) >= OVERDUE:
             self._service.usage.count_stale(kept.asked.age())
-            self._warn(path, kept)
+            self._warn(path, "Cerberus unavailable, serving cached %s (age %.0f s)", path, kept.asked.age())
         return kept
 
     def _lifetime(self, max_age: float | None, stale_if_error: float | None) -> Lifetime:
@@ -807,10 +810,13 @@ class CerberusClient:
         stale = self._settings.stale_if_error if stale_if_error is None else stale_if_error
         return Lifetime(due * (1 - _REFRESH_WINDOW * self._cache.early), due, due + stale)
 
-    def _warn(self, path: str, kept: Kept) -> None:
-        if path not in self._warned or not self._warned[path].lasts():
+    def _warn(self, path: str, text: str, *values: object) -> None:
+        """Log a warning about a path, at most once a minute."""
+        with self._lock:
+            if path in self._warned and self._warned[path].lasts():
+                return
             self._warned[path] = Pause(_WARNING_SECONDS)
-            _logger.warning("Cerberus unavailable, serving cached %s (age %.0f s)", path, kept.asked.age())
+        _logger.warning(text, *values)
 
     def _rotated(self, path: str, kept: Kept, fetch: Callable[[Flight], Kept], deadline: Deadline) -> Kept | None:
         """Return a value that differs from the refused one; None if it is unchanged or cannot be read."""
@@ -829,7 +835,8 @@ class CerberusClient:
                     ),
                 )
             except errors.CerberusError as error:
-                _logger.warning("Rotated secret not read: %s. %s: %s", path, type(error).__name__, error)
+                text = "Rotated secret not read: %s. %s: %s"
+                self._warn(path, text, path, type(error).__name__, error)
                 return None
         if newest.value != kept.value:
             return newest
@@ -922,7 +929,8 @@ class CerberusClient:
                 return kept(value, asked, size), value, asked, 200
 
             seconds = self._lifetime(None, None).gone
-            return sharing.secret(principal, name, flight.deadline, flight.after, accept, request, seconds)
+            lookup_only = flight.outage is not None
+            return sharing.secret(principal, name, flight.deadline, flight.after, accept, request, seconds, lookup_only)
 
         return fetch
 
@@ -933,11 +941,11 @@ class CerberusClient:
 def _check(max_age: float | None, stale_if_error: float | None, fresh: bool) -> None:
     for name, value in (("max_age", max_age), ("stale_if_error", stale_if_error)):
         if value is not None and not value >= 0:
-            raise ValueError(f"{name} is {value}. Pass 0 or more seconds")
+            raise ValueError(f"{name} is {value}. Pass 0 or more seconds.")
     if fresh and (max_age is not None or stale_if_error is not None):
-        raise ValueError("fresh=True excludes max_age and stale_if_error. Remove them")
+        raise ValueError("fresh=True excludes max_age and stale_if_error. Remove them.")
     if max_age == 0 and stale_if_error:
-        raise ValueError("max_age=0 caches nothing, so it excludes stale_if_error. Remove stale_if_error")
+        raise ValueError("max_age=0 caches nothing, so it excludes stale_if_error. Remove stale_if_error.")
 
 
 def read_json(response: Response, path: str) -> dict[str, Any]:
@@ -959,7 +967,7 @@ def read_json(response: Response, path: str) -> dict[str, Any]:
 def _parse_secret(response: Response, path: str) -> dict[str, Any]:
     data = read_json(response, path).get("data")
     if not isinstance(data, dict):
-        raise errors.InvalidResponse(f"Cerberus returned no secret for a read of {path!r} (200). Check CERBERUS_URL")
+        raise errors.InvalidResponse(f"Cerberus returned no secret for a read of {path!r} (200). Check CERBERUS_URL.")
     return data
 
 
@@ -968,7 +976,7 @@ def _parse_names(response: Response, path: str) -> Names:
     if not isinstance(keys, list) or not all(
         isinstance(key, str) and _is_path_segment(key.removesuffix("/")) for key in keys
     ):
-        raise errors.InvalidResponse(f"Cerberus returned no list of names for {path!r} (200). Check CERBERUS_URL")
+        raise errors.InvalidResponse(f"Cerberus returned no list of names for {path!r} (200). Check CERBERUS_URL.")
     return sorted(keys)
 
 
@@ -979,13 +987,13 @@ def _parse_boxes(response: Response, path: str) -> Names:
             return paths
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         pass  # raised below instead: the frames of this exception hold the answer
-    raise errors.InvalidResponse(f"Cerberus returned an unexpected answer for {path} (200). Check CERBERUS_URL")
+    raise errors.InvalidResponse(f"Cerberus returned an unexpected answer for {path} (200). Check CERBERUS_URL.")
 
 
 def _parse_file(response: Response, path: str) -> bytes:
     if response.ends_with_connection:
         raise errors.InvalidResponse(
-            f"Cerberus returned the file {path!r} without its length, so it can be incomplete. Check the proxy"
+            f"Cerberus returned the file {path!r} without its length, so it can be incomplete. Check the proxy."
         )
     return response.body
 
@@ -993,7 +1001,7 @@ def _parse_file(response: Response, path: str) -> bytes:
 def _parse_versions(response: Response, path: str) -> dict[str, Any]:
     page = read_json(response, path)
     if not isinstance(page.get("secure_data_version_summaries"), list):
-        raise errors.InvalidResponse(f"Cerberus returned no list of versions for {path!r} (200). Check CERBERUS_URL")
+        raise errors.InvalidResponse(f"Cerberus returned no list of versions for {path!r} (200). Check CERBERUS_URL.")
     return page
 
 
@@ -1034,7 +1042,7 @@ def _build_model(model: Callable[..., T], secret: Secret, path: str) -> T:
         fields = found or [name for name in named if name in secret or name in _parameters(model)]
     name = getattr(model, "__name__", type(model).__name__)
     raise errors.InvalidResponse(
-        f"The secret {path!r} does not fit {name}. Check the fields {', '.join(fields) or ', '.join(secret)}"
+        f"The secret {path!r} does not fit {name}. Check the fields {', '.join(fields) or ', '.join(secret)}."
     )
 
 
@@ -1072,7 +1080,7 @@ def _in_parallel(read: Callable[[str], T], names: Iterable[str]) -> dict[str, T]
                 size += getattr(value, "size", 0)
                 if size > _CAPACITY_BYTES:
                     failed[name] = errors.InvalidResponse(
-                        f"The secrets have more than {_CAPACITY_BYTES >> 20} MiB together. Read fewer paths in one call"
+                        f"The secrets have more than {_CAPACITY_BYTES >> 20} MiB together. Read fewer paths in one call."
                     )
 
     threads = [threading.Thread(target=copy_context().run, args=(work,), daemon=True) for _ in names[1:_MAX_THREADS]]
@@ -1096,16 +1104,16 @@ def checked_path(path: str) -> str:
         The path is invalid. The text names the character or shows the expected form.
     """
     if not isinstance(path, str):
-        raise TypeError(f"path must be a str, not {type(path).__name__}")
+        raise TypeError(f"path must be a str, not {type(path).__name__}.")
     stripped = path.strip("/")
     for character in stripped:
         if character in _FORBIDDEN_CHARACTERS or character > "\uffff" or not character.isprintable():
             raise errors.ConfigurationError(
-                f"The path {stripped[:100]!a} has the character {character!a}, which Cerberus rejects. Remove it"
+                f"The path {stripped[:100]!a} has the character {character!a}, which Cerberus rejects. Remove it."
             )
     parts = stripped.split("/")
     if len(parts) < 2 or not all(map(_is_path_segment, parts)):
-        raise errors.ConfigurationError(f"The path {stripped[:100]!r} is invalid. Use category/box/path")
+        raise errors.ConfigurationError(f"The path {stripped[:100]!r} is invalid. Use category/box/path.")
     return stripped
 
 

@@ -31,7 +31,7 @@ def prepare(auth: CerberusAuth, request: requests.PreparedRequest) -> requests.P
     """
     if not is_cerberus(auth, request.url):
         raise ConfigurationError(
-            "Token not sent: the request has another origin than CERBERUS_URL. Pass auth= for requests to CERBERUS_URL only"
+            "Token not sent: the request has another origin than CERBERUS_URL. Pass auth= for requests to CERBERUS_URL only."
         )
     token = auth.service.token(Deadline(auth.settings.timeout))
     request.headers[TOKEN_HEADER] = Masked(token.value)

@@ -15,7 +15,7 @@ from typing import Any
 
 from local_stack.runtime import MissingPrerequisiteError
 
-from . import contestants, measure, plot, report
+from . import contestants, measure, report
 from .quota import QuotaUnavailableError
 from .services import Services
 from .tables import aligned
@@ -61,14 +61,9 @@ def _run(rounds: int, containers: int, with_peers: bool, results: Path | None) -
 
 
 def _write(results: Path, figures: dict[str, Any], table: str) -> None:
-    charts = {"cold": plot.cold, "warm": plot.cached, "uncached": plot.uncached}
-    if not isinstance(figures["handler_ms"], str):
-        charts["handler"] = plot.in_handler
     results.mkdir(exist_ok=True)
     (results / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     (results / "table.md").write_text(table)
-    for name, chart in charts.items():
-        (results / f"{name}.svg").write_text(chart(figures))
 
 
 def main() -> int:
@@ -77,7 +72,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30, help="of cold processes (default: %(default)s)")
     parser.add_argument("--containers", type=int, default=7, help="of each contestant (default: %(default)s)")
     parser.add_argument("--no-peers", action="store_true", help="leave out those with environments of their own")
-    parser.add_argument("--results", type=Path, help="the folder to write table, charts and figures to")
+    parser.add_argument("--results", type=Path, help="the folder to write table and figures to")
     given = parser.parse_args()
     try:
         return _run(given.rounds, given.containers, not given.no_peers, given.results)

@@ -123,7 +123,7 @@ def test_while_cerberus_answers_503_reads_of_a_kept_secret_do_not_wait(fake: Fak
 
 def test_an_extension_is_busy_for_two_seconds_once_while_cerberus_hangs(cerberus: Cerberus) -> None:
     client, auth = cerberus.client(renewal="extension"), cerberus.auth(renewal="extension")
-    client._set_background_refresh(True)
+    client._set_renewed_by_extension(True)
     for path in FIVE:
         client.read(path)
     cerberus.virtual.sleep(400)

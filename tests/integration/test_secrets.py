@@ -220,12 +220,49 @@ def test_max_age_0_asks_and_keeps_nothing(own: LocalStack, cerberus: CerberusCli
 
 
 @contextlib.contextmanager
-def passed(seconds: float, clock: str) -> Iterator[None]:
+def passed(seconds: float, clock: str = "time") -> Iterator[None]:
     """Let one clock go on, and not the other."""
     real = getattr(time, clock)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, clock, lambda: real() + seconds)
         yield
+
+
+def test_a_path_is_warned_of_once_a_minute_however_many_threads_read_it(
+    own: LocalStack, cerberus: CerberusClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = "app/orders/other"
+    own.cerberus.put_secret(other, SECRET)
+    cerberus.read_many([SECRET_PATH, other])
+    own.cerberus.server.faults.add(Fault.status(503), is_read, times=None)
+
+    def warnings() -> list[str]:
+        return sorted(record.getMessage().split(" (")[0] for record in caplog.records if record.levelname == "WARNING")
+
+    with caplog.at_level(logging.WARNING, "cerberus_auth"):
+        with passed(400), ThreadPoolExecutor(16) as threads:
+            for path in [SECRET_PATH, other] * 32:
+                threads.submit(cerberus.read, path)
+        once = [f"Cerberus unavailable, serving cached {path}" for path in (SECRET_PATH, other)]
+        assert warnings() == once
+        with passed(461):
+            cerberus.read(SECRET_PATH)
+        assert warnings() == [once[0], *once]
+
+
+def test_a_refused_secret_that_cannot_be_read_anew_is_warned_of_once_a_minute(
+    own: LocalStack, cerberus: CerberusClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    cerberus.read(SECRET_PATH)
+    own.cerberus.server.faults.add(Fault.status(503), is_read, times=None)
+
+    def connect(secret: Secret) -> None:
+        raise PermissionError
+
+    for seconds, warned in ((0, 1), (5, 1), (61, 2)):
+        with passed(seconds), pytest.raises(PermissionError):
+            cerberus.with_secret(SECRET_PATH, connect, refused=PermissionError)
+        assert caplog.text.count("was refused and cannot be read anew") == warned
 
 
 @pytest.mark.parametrize("clock", ["monotonic", "time"])

@@ -24,6 +24,7 @@ from cerberus_auth import (
     Settings,
 )
 from cerberus_auth.aws.calls import connect
+from cerberus_auth.caching.flight import Flight
 from cerberus_auth.deadline import Deadline
 from cerberus_auth.http.transport import Transport
 from cerberus_auth.sharing.item import Item
@@ -1007,6 +1008,87 @@ def test_a_cold_container_in_an_outage_takes_what_is_there(fleet: Fleet, shared:
     assert CerberusClient(fleet.container()).read(SECRET_PATH) == SECRET
 
 
+@pytest.mark.parametrize("age", [30, 1000], ids=["fresh", "overdue"])
+def test_a_cold_container_in_an_outage_takes_a_second_secret_too(
+    fleet: Fleet, shared: Sealed, function: Function, age: float
+) -> None:
+    """Its own breaker is open by then: the table is asked before."""
+    other, unshared = {"user": "queue"}, "app/orders/unshared"
+    fleet.stack.cerberus.put_secret("app/orders/queue", other)
+    fleet.stack.cerberus.put_secret(unshared, other)
+    function.configure(CERBERUS_MAX_ATTEMPTS="1")
+    first = CerberusClient(fleet.container())
+    assert (first.read(SECRET_PATH), first.read("app/orders/queue")) == (SECRET, other)
+    settled(fleet)
+    fleet.stack.cerberus.server.stop_listening()
+    fleet.step(age)
+    cold = CerberusClient(fleet.container())
+    error = function.failure(lambda: cold.read(unshared))  # opens the breaker
+    assert isinstance(error, CerberusUnavailable)
+    assert cold.read(SECRET_PATH) == SECRET
+    assert cold.read("app/orders/queue") == other
+    assert cold.read_many([SECRET_PATH, "app/orders/queue"]) == {SECRET_PATH: SECRET, "app/orders/queue": other}
+
+
+def test_a_cold_container_in_an_outage_takes_the_token_too(fleet: Fleet, shared: Sealed, function: Function) -> None:
+    function.configure(CERBERUS_MAX_ATTEMPTS="1")
+    token = fleet.container().token()
+    settled(fleet)
+    fleet.stack.cerberus.server.stop_listening()
+    auth = fleet.container()
+    auth.service.breaker.failed(outage(), "a read", Flight(10))
+    assert auth.token() == token
+
+
+def test_while_cerberus_is_tried_a_cold_read_takes_what_is_there(
+    fleet: Fleet, shared: Sealed, function: Function
+) -> None:
+    CerberusClient(fleet.container()).read(SECRET_PATH)
+    settled(fleet)
+    cold = CerberusClient(fleet.container())
+    breaker, trial = cold._service.breaker, Flight(10)
+    breaker.failed(outage(), "a read", Flight(10))
+    fleet.step(2)
+    assert breaker.admit(trial) is None
+    asked = len(fleet.stack.cerberus.calls)
+    assert cold.read(SECRET_PATH) == SECRET
+    assert len(fleet.stack.cerberus.calls) == asked
+
+
+def test_while_the_breaker_is_open_the_table_is_asked_once_a_pause(
+    fleet: Fleet, shared: Sealed, function: Function
+) -> None:
+    """An outage must not become a storm of reads of the table; nor does a claim, or a throttled table, hold a caller up."""
+    CerberusClient(fleet.container()).read("app/orders/db")
+    settled(fleet)
+    cold = CerberusClient(fleet.container())
+    breaker, error = cold._service.breaker, outage()
+    breaker.failed(error, "a read", Flight(10))
+    fleet.stack.aws.calls.clear()
+    for _ in range(5):
+        assert str(function.failure(lambda: cold.read("app/orders/other"))) == str(error)
+    assert [call.action for call in fleet.stack.aws.calls] == ["GetItem"]
+    began = time.monotonic()
+    for fault in ("ProvisionedThroughputExceededException", "claimed"):
+        if fault == "claimed":
+            fleet.stack.aws.server.faults.clear()
+            plant_secret(fleet, claimed_until={"N": repr(time.time() + 5)}, response={"S": ""})
+        else:
+            body = json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{fault}"}).encode()
+            fleet.stack.aws.server.faults.add(Fault.status(400, body), is_table, ALWAYS)
+        assert str(function.failure(lambda: cold.read(SECRET_PATH))) == str(error)
+        breaker.forget()
+        breaker.failed(error, "a read", Flight(10))
+    assert time.monotonic() - began < 1
+    assert fleet.stack.cerberus.count(READS) == 1
+
+
+def outage() -> CerberusUnavailable:
+    error = CerberusUnavailable("Cerberus is out of reach. Connection refused")
+    error.step = "read"
+    return error
+
+
 PLANTED: dict[str, Callable[[Sealed], dict[str, Any]]] = {
     "another principal's": lambda shared: {
         "response": {"S": shared.seal(packed(time.time()), principal=OTHER_ROLE, path=SECRET_PATH)}
@@ -1052,6 +1134,19 @@ def test_a_planted_secret_is_not_used_and_replaced(
     assert opened(shared)["value"] == SECRET
     assert CerberusClient(fleet.container()).read(SECRET_PATH) == SECRET
     assert fleet.stack.cerberus.count(READS) == 2
+
+
+def test_a_planted_secret_is_warned_of_once_a_minute(
+    fleet: Fleet, shared: Sealed, function: Function, caplog: pytest.LogCaptureFixture
+) -> None:
+    function.configure(CERBERUS_MAX_AGE="10")
+    client = CerberusClient(fleet.container())
+    client.read(SECRET_PATH)
+    for seconds, warned in ((11, 1), (11, 1), (61, 2)):
+        fleet.step(seconds)
+        plant_secret(fleet, **PLANTED["no JSON"](shared), expires={"N": "9999999999"})
+        assert client.read(SECRET_PATH) == SECRET
+        assert caplog.text.count("Shared answer rejected") == warned
 
 
 @LANES

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cfnlint import decode, lint
 
+from cerberus_auth.auth import _OPERATIONS
 from cerberus_auth.powertools.middleware import STEP_METRICS
 from cerberus_auth.powertools.queue import visibility
 from local_stack.stack import decrypt_statement, share_statement
@@ -246,9 +247,12 @@ MEASURED = {
     "CerberusAuthentications",
     "CerberusAuthenticationFailures",
     "CerberusAuthenticationTime",
+    "CerberusRequests",
     "CerberusSharedCacheHits",
     "CerberusTokenCacheHits",
     "CerberusTokenRenewals",
+    "StaleAge",
+    "StaleReads",
     *STEP_METRICS.values(),
 }
 
@@ -266,23 +270,45 @@ def services() -> set[str]:
 
 
 def test_alarms_watch_what_every_measuring_function_measures() -> None:
-    assert set(alarms()) == {"AuthenticationFailures", "AuthenticationLatency", "FailedOrders"}
+    assert set(alarms()) == {
+        "AuthenticationFailures",
+        "AuthenticationLatency",
+        "CerberusRequestsPerHour",
+        "FailedOrders",
+        "StaleAge",
+        "StaleReads",
+    }
     assert {alarm["Condition"] for alarm in alarms().values()} == {"HasAlarms"}
-    ours = [each["Properties"] for each in alarms().values() if each["Properties"]["Namespace"] != "AWS/SQS"]
+    ours = [each["Properties"] for each in alarms().values() if each["Properties"].get("Namespace") == "CerberusAuth"]
+    assert len(ours) == 4
     for watched in ours:
         assert watched["Namespace"] == "CerberusAuth"
         assert watched["MetricName"] in MEASURED
         assert {dimension["Value"] for dimension in watched["Dimensions"]} == services()
 
 
+def test_an_alarm_counts_the_requests_of_all_operations() -> None:
+    total, *counted = properties("CerberusRequestsPerHour")["Metrics"]
+    assert total["Expression"] == "SUM(METRICS())"
+    assert {each["Id"] for each in counted} == {*_OPERATIONS.values(), "other"}
+    for each in counted:
+        metric = each["MetricStat"]["Metric"]
+        assert (metric["Namespace"], metric["MetricName"]) == ("CerberusAuth", "CerberusRequests")
+        assert [d["Value"] for d in metric["Dimensions"]] == [*services(), each["Id"]]
+        assert (each["ReturnData"], each["MetricStat"]["Period"]) == (False, 3600)
+    assert properties("CerberusRequestsPerHour")["Threshold"] == 100  # Cerberus' limit
+
+
 def test_the_dashboard_shows_what_is_measured() -> None:
     assert TEMPLATE["Resources"]["AuthenticationDashboard"]["Condition"] == "HasDashboard"
     body = properties("AuthenticationDashboard")["DashboardBody"]["Fn::Sub"]
     shown = json.loads(re.sub(r"\$\{[^}]+\}", "x", body))
-    assert len(shown["widgets"]) == 4
-    named = set(re.findall(r"Cerberus(?!Auth,)\w+", json.dumps(shown)))
+    assert len(shown["widgets"]) == 6
+    named = set(re.findall(r"MetricName=\\*\"(\w+)", json.dumps(shown)))
+    named |= set(re.findall(r"Cerberus(?!Auth,|\b)\w+", json.dumps(shown)))
     assert named <= MEASURED
     assert {"CerberusTokenCacheHits", "CerberusAuthentications", "CerberusAuthRequestTime"} <= named
+    assert {"CerberusRequests", "StaleReads", "StaleAge"} <= named
 
 
 @pytest.mark.parametrize("parameter", ["Alarms", "Dashboard", "Diagnose"])

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.tables import aligned
 from integration.fleet import Fleet, sharing_stack
 
-from . import plot, report
+from . import report
 from .scenarios import TABLE_DOWN, Scenario, at_once, hours, others, trend
 
 MOST_AUTHENTICATIONS = 5  # of a role, in a region, for each lease
@@ -53,7 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--most", type=int, default=1_000_000, help="containers of a burst (default: %(default)s)")
     parser.add_argument("--no-processes", action="store_true", help="leave out the real ones")
-    parser.add_argument("--results", type=Path, help="the folder to write table, chart and figures to")
+    parser.add_argument("--results", type=Path, help="the folder to write table and figures to")
     given = parser.parse_args()
     bursts = _simulate(trend(given.most))
     found = bursts | _simulate(hours()) | _simulate(others())
@@ -80,7 +80,6 @@ def main() -> int:
         figures = {"simulated": found, "measured": measured}
         (given.results / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
         (given.results / "table.md").write_text(table)
-        (given.results / "trend.svg").write_text(plot.trend(bursts))
         print(table)
     for aim, holds in aims.items():
         print(f"{'holds' if holds else 'FAILS'}  {aim}")

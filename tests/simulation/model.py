@@ -289,8 +289,11 @@ class _Container:
             flight = _Flight(model, Flight(model.conditions.timeout, attempts), 0.25 if failure else 2.0)
             if failure is not None and failure[0].lasts():
                 return usable
-            if within is None and self._breaker.admit(flight.flight) is not None:
-                return usable
+            if within is None and (error := self._breaker.admit(flight.flight)) is not None:
+                looks = usable is None and model.conditions.has_table and self._breaker.may_look(key)
+                if not looks:
+                    return usable
+                flight.flight.outage = error
             self._flights[key] = flight
             work = self._work(key, flight, within is not None and usable is None)
             if within is not None and usable is None:
@@ -317,7 +320,7 @@ class _Container:
         if error is None:
             self._keep(key, value)
             self._failures.pop(key, None)
-        elif not self._breaker.failed(error, key, flight.flight) and error.step != "":
+        elif flight.flight.outage is None and not self._breaker.failed(error, key, flight.flight) and error.step != "":
             count = self._failures[key][1] if key in self._failures else 0
             self._failures[key] = Pause(min(60.0, 5.0 * 2.0 ** min(count, 9))), count + 1
         flight.error = error
@@ -354,7 +357,10 @@ class _Container:
         name = key.replace(" ", "")
         claim_seconds = model.conditions.read_timeout + 1
         left = flight.flight.deadline.remaining()
-        plan = self._policy.get_or_fetch(store, breaker, name, left, claim_seconds, *calls, admitted=admitted)
+        lookup_only = flight.flight.outage is not None
+        plan = self._policy.get_or_fetch(
+            store, breaker, name, left, claim_seconds, *calls, admitted=admitted, lookup_only=lookup_only
+        )
         value = yield from self._drive(plan)
         return value
 
@@ -391,6 +397,7 @@ class _Container:
         self._is_dead = self._is_dead or model.conditions.dies(self._number, "ask")
         if self._is_dead:
             return None
+        flight.flight.check_outage()
         if is_trial:
             flight.flight.deadline.attempts = 1
         attempts = flight.flight.deadline.attempts or ATTEMPTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from simulation import peers
+from simulation import peers, plot
 from simulation.model import Conditions, Fleet
 from simulation.scenarios import HOUR, MINUTE, Scenario, at_once, hours, others, slow, trend, within
 
@@ -127,7 +128,7 @@ def test_every_scenario_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_it_writes_what_readme_shows(tmp_path: Path) -> None:
+def test_it_writes_what_the_charts_show(tmp_path: Path) -> None:
     code = (
         "import sys, simulation.__main__ as main; main.others = main.hours = lambda: []; "
         f"sys.argv = ['simulation', '--most', '100', '--no-processes', '--results', {str(tmp_path)!r}]; sys.exit(main.main())"
@@ -141,5 +142,5 @@ def test_it_writes_what_readme_shows(tmp_path: Path) -> None:
     assert table in ended.stdout
     assert "| 100 in a minute | 1 | 2 |" in table
     assert max(map(len, table.splitlines())) <= 100
-    drawn = " ".join(ElementTree.parse(tmp_path / "trend.svg").getroot().itertext())  # noqa: S314  (our own)
-    assert "one for each container: 100" in drawn
+    drawn = plot.bursts(json.loads((tmp_path / "figures.json").read_text()))
+    assert "nothing shared: 200" in " ".join(ElementTree.fromstring(drawn).itertext())  # noqa: S314  (our own)

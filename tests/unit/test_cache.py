@@ -277,6 +277,115 @@ def test_an_outage_is_for_all_keys(cache: Cache, service: Service, clock: Clock)
     assert service.flights[-1].deadline.attempts == 1
 
 
+class Shared:
+    """What a fetch finds at other containers before it asks the service."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.looks = self.asked = 0
+        self.offered: Kept | None = None
+        self.error: CerberusError | None = None
+
+    def __call__(self, flight: Flight) -> Kept:
+        self.looks += 1
+        if self.error is not None:
+            raise self.error
+        if self.offered is not None:
+            return self.offered
+        flight.check_outage()
+        self.asked += 1
+        raise unavailable()
+
+    def get(self, key: str, **keywords: Any) -> Any:
+        return self.cache.get(key, self, Deadline(PATIENCE), **keywords).value
+
+
+@pytest.fixture
+def shared(clock: Clock) -> Shared:
+    """In an outage, and a cache whose breaker is open."""
+    shared = Shared(Cache(Breaker(), timeout=10, attempt_seconds=5, is_shared=True))
+    with pytest.raises(CerberusUnavailable):
+        shared.get("first")
+    assert (shared.looks, shared.asked) == (1, 1)
+    return shared
+
+
+def test_an_open_breaker_stops_no_look_at_what_is_shared(shared: Shared) -> None:
+    shared.offered = Kept("the fleet's", Moment(), LIFETIME)
+    assert shared.get("a") == "the fleet's"
+    assert (shared.asked, shared.cache._breaker.has_failed) == (1, True)
+
+
+def test_a_look_in_vain_is_made_once_a_pause(shared: Shared, clock: Clock) -> None:
+    def fail(**keywords: Any) -> None:
+        with pytest.raises(CerberusUnavailable, match="down"):
+            shared.get("a", **keywords)
+
+    for _ in range(3):
+        fail()
+    assert shared.looks == 2
+    fail(lifetime=Lifetime(285, 300, 1e6))  # an item that is too old for the others can serve this caller
+    fail(accepts=lambda kept: True)
+    assert (shared.looks, shared.asked) == (4, 1)
+    clock.step(1)
+    fail()  # the trial
+    fail()
+    assert (shared.looks, shared.asked) == (6, 2)
+
+
+def test_a_look_in_vain_says_nothing_of_the_service(
+    shared: Shared, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lengthens no pause, though that of the outage ends meanwhile, and is not remembered."""
+    check = Flight.check_outage
+
+    def late(flight: Flight) -> None:
+        clock.step(1)
+        check(flight)
+
+    monkeypatch.setattr(Flight, "check_outage", late)
+    with pytest.raises(CerberusUnavailable, match="down"):
+        shared.get("a")
+    shared.offered = Kept("back", Moment(), LIFETIME)
+    assert shared.get("a") == "back"
+    assert shared.cache._breaker._count == 1
+
+
+def test_a_no_of_the_fleet_counts_in_an_outage(shared: Shared) -> None:
+    shared.error = AccessDenied("no")
+    for _ in range(2):
+        with pytest.raises(AccessDenied):
+            shared.get("a")
+    assert shared.looks == 2
+
+
+def test_with_a_value_at_hand_there_is_no_look(shared: Shared, clock: Clock) -> None:
+    shared.offered = due()
+    shared.get("a")
+    looks = shared.looks
+    assert shared.get("a") == "offered"
+    assert shared.looks == looks
+
+
+def test_what_a_look_needs_asks_nobody_either(shared: Shared) -> None:
+    """The token, whose answer names the principal: it runs in the look's thread."""
+
+    def fetch(flight: Flight) -> Kept:
+        return shared.cache.get("token", shared, flight.deadline, within=flight)
+
+    with pytest.raises(CerberusUnavailable, match="down"):
+        shared.cache.get("a", fetch, Deadline(PATIENCE))
+    assert (shared.looks, shared.asked) == (2, 1)
+
+
+def test_looks_are_bounded(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cerberus_auth.caching.breaker._MOST_LOOKS", 2)
+    for key in ("a", "b", "c"):
+        with pytest.raises(CerberusUnavailable, match="down"):
+            shared.get(key)
+    assert shared.looks == 3
+
+
 def test_after_a_refusal_the_value_is_gone_for_good(cache: Cache, service: Service, clock: Clock) -> None:
     get(cache, service)
     clock.step(290)

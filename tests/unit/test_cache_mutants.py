@@ -1971,8 +1971,8 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "a nested authentication asks the breaker again": (
         nested_in_an_outage,
         "cache",
-        "return self._breaker.admit(flight) if within is None else None",
-        "return self._breaker.admit(flight)",
+        "if within is not None:\n            flight.outage",
+        "if False:\n            flight.outage",
     ),
     "a nested authentication has as long as any": (
         nested_and_slow,

@@ -114,6 +114,7 @@ class Attempt:
         self.has_thread = True  # of its own
         self.has_fallback = False  # those who started it had a usable value
         self.offered: tuple[float, float] | None = None  # when, and of which age; for ever if it is not kept
+        self.is_beside = False  # whether an extension refreshed what was due, when this was offered
         self.is_left = False  # by those whom its offer wakes: they start another
         self.until = 0.0  # when those for whom what it offered is overdue go on
         self.is_trial = False
@@ -501,6 +502,7 @@ class Keeping(RuleBasedStateMachine):
             return
         self.rejected.discard(f"{key}-{order}")
         attempt.offered = self.now[0], age
+        attempt.is_beside = self.is_beside
         is_waited_for = attempt.is_trial or not self.is_open()
         seconds = attempt.patience - self.age(attempt.began) if is_waited_for else 0
         attempt.until = self.now[0] + max(0.0, seconds)
@@ -612,7 +614,8 @@ class Keeping(RuleBasedStateMachine):
             if flight.offered and not (call.has_fallback or call.is_eager):
                 moment, age = flight.offered
                 stage_then = sum(age >= limit for limit in call.limits(call.key))
-                if stage_then == FRESH or (stage_then == DUE and not call.is_starter):
+                is_at_once = not call.is_starter or (flight.is_beside and not call.is_renewing)
+                if stage_then == FRESH or (stage_then == DUE and is_at_once):
                     waits = min(waits, max(0.0, moment - call.began[0]))
                 elif stage_then == DUE:
                     refreshed = flight.began[0] + min(REFRESH_SECONDS, flight.patience)

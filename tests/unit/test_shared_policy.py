@@ -621,6 +621,25 @@ def test_what_is_stored_is_taken_in_an_outage(world: World) -> None:
     assert world.get() == "shared"
 
 
+def test_a_look_takes_what_is_stored(world: World) -> None:
+    stored(world)
+    assert world.get(looks=True) == "shared"
+
+
+@pytest.mark.parametrize("found", ["nothing", "a claim", "a pause", "a throttled store", "a slow store"])
+def test_a_look_neither_claims_nor_waits(world: World, found: str) -> None:
+    world.error = unavailable()  # of the outage: what asks knows that it may not
+    if found == "a claim":
+        world.store.item = Item(claimed_until=START + 5)
+    elif found == "a pause":
+        world.store.item = Item(failures=1, paused_until=START + 30)
+    elif found.endswith("store"):
+        world.store.errors["get"] = StoreBusy("throttled") if "throttled" in found else StoreSlow("no answer")
+    with pytest.raises(errors.CerberusUnavailable):
+        world.get(looks=True)
+    assert [call for call in world.calls if call != "landed"] == ["get", "ask"]
+
+
 def test_a_paused_container_is_told_for_how_long(world: World) -> None:
     world.breaker.item = Item(failures=3, paused_until=START + 30)
     with pytest.raises(errors.CerberusUnavailable) as caught:

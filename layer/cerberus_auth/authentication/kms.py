@@ -70,10 +70,11 @@ class KmsAuth:
                 if is_for(principal, document):
                     return parsed
                 raise errors.InvalidResponse(
-                    f"Auth response rejected: it is for another principal than {principal}. Check that CERBERUS_URL is Cerberus"
+                    f"Auth response rejected: it is for another principal than {principal}. Check CERBERUS_URL."
                 )
 
         def fetch() -> tuple[Token, str]:
+            request.check_outage()
             asked = Moment()
             with deadline.step("auth request"):
                 auth_data = self._request(principal, region, deadline, last)
@@ -106,7 +107,7 @@ class KmsAuth:
         auth_data = (response.json_object() or {}).get("auth_data")
         if not isinstance(auth_data, str):
             raise errors.InvalidResponse(
-                "Cerberus answered an auth request without auth_data (200). Check that CERBERUS_URL is Cerberus"
+                "Cerberus answered an auth request without auth_data (200). Check that CERBERUS_URL is Cerberus."
             )
         _check_ciphertext(auth_data, "auth_data of Cerberus")
         return auth_data
@@ -124,11 +125,11 @@ class KmsAuth:
     def _check_key(self, decrypted: Decrypted) -> None:
         key = _KEY_ARN.fullmatch(decrypted.key_arn)
         if key is None:
-            raise errors.InvalidResponse("KMS returned an invalid key ARN. Check AWS_ENDPOINT_URL_KMS")
+            raise errors.InvalidResponse("KMS returned an invalid key ARN. Check AWS_ENDPOINT_URL_KMS.")
         if self._settings.kms_account_id and key[3] != self._settings.kms_account_id:
             raise errors.InvalidResponse(
                 f"Auth response rejected: its KMS key belongs to account {key[3]}, but CERBERUS_KMS_ACCOUNT_ID is "
-                f"{self._settings.kms_account_id}. Check CERBERUS_URL"
+                f"{self._settings.kms_account_id}. Check CERBERUS_URL."
             )
 
 
@@ -141,7 +142,7 @@ class OlderKmsAuth(KmsAuth):
         role = re.fullmatch(_OLDER_PRINCIPAL, principal)
         if role is None:
             raise errors.ConfigurationError(
-                f"/v1/auth/iam-role accepts roles of partition aws only, not {principal}. Check CERBERUS_IAM_ROLE_ARN"
+                f"/v1/auth/iam-role accepts roles of partition aws only, not {principal}. Check CERBERUS_IAM_ROLE_ARN."
             )
         return "/v1/auth/iam-role", {"account_id": role[1], "role_name": role[2], "region": region}
 
@@ -150,10 +151,10 @@ def _check_ciphertext(auth_data: str, what: str) -> None:
     try:
         size = len(a2b_base64(auth_data, strict_mode=True))
     except ValueError:
-        raise errors.InvalidResponse(f"The {what} is not base64. Check whether a proxy truncates answers") from None
+        raise errors.InvalidResponse(f"The {what} is not base64. Check whether a proxy truncates answers.") from None
     if not 0 < size <= _MAX_CIPHERTEXT_BYTES:
         raise errors.InvalidResponse(
-            f"The {what} has {size} bytes, but a KMS ciphertext has 1 to {_MAX_CIPHERTEXT_BYTES}. Check CERBERUS_URL"
+            f"The {what} has {size} bytes, but a KMS ciphertext has 1 to {_MAX_CIPHERTEXT_BYTES}. Check CERBERUS_URL."
         )
 
 
@@ -163,7 +164,7 @@ def _decryption_error(refusal: AwsRefusal, region: str, settings: Settings) -> e
     if code in ("InvalidCiphertextException", "IncorrectKeyException", "ValidationException", "SerializationException"):
         return errors.InvalidResponse(
             f"KMS in {region} does not recognize the auth response as its ciphertext ({code}). Check that CERBERUS_URL is "
-            f"Cerberus"
+            f"Cerberus."
         )
     refused = credentials_refused(refusal)
     error = errors.DecryptionDenied(str(refused) if refused else _advice(text, code, region, settings))
@@ -175,7 +176,7 @@ def _advice(text: str, code: str, region: str, settings: Settings) -> str:
     if code in ("DisabledException", "KMSInvalidStateException", "NotFoundException"):
         return (
             f"KMS in {region} cannot use the key ({code}): it is disabled or deleted in the account of Cerberus. Ask the "
-            f"operator of Cerberus to restore it. Until then, set CERBERUS_FALLBACK_REGIONS"
+            f"operator of Cerberus to restore it. Until then, set CERBERUS_FALLBACK_REGIONS."
         )
     key = _KEY_ARN.search(text)
     owner = settings.kms_account_id or (key[3] if key else "<the account of Cerberus>")
@@ -192,16 +193,16 @@ def _advice(text: str, code: str, region: str, settings: Settings) -> str:
     if any(kind in text for kind in ("identity-based polic", "permissions boundar", "control polic", "session polic")):
         return (
             f"The policies of the function's role do not allow kms:Decrypt ({code}). Add to {role}: {statement}. If the role "
-            f"has this statement, check for a permissions boundary, a service control policy or a Deny"
+            f"has this statement, check for a permissions boundary, a service control policy or a Deny."
         )
     if "resource-based polic" in text:  # KMS has one text for a key's policy and for a key of another region
         return (
             f"The policy of Cerberus' KMS key does not name this role, or the key is not in {region} ({code}). If the role was "
             f"deleted and created again, wait five minutes: Cerberus updates the key policy. Otherwise check that "
-            f"CERBERUS_IAM_ROLE_ARN is this function's role, and CERBERUS_REGION is the region where Cerberus encrypts"
+            f"CERBERUS_IAM_ROLE_ARN is this function's role, and CERBERUS_REGION is the region where Cerberus encrypts."
         )
     return (
         f"KMS in {region} does not have the key, or does not allow this role to use it ({code}). Check the region: "
         f"CERBERUS_REGION must be the region where Cerberus encrypts. Check the function's policy: it needs {statement}. If "
-        f"the role was deleted and created again, wait five minutes: Cerberus updates the key policy"
+        f"the role was deleted and created again, wait five minutes: Cerberus updates the key policy."
     )

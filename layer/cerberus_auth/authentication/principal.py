@@ -96,7 +96,7 @@ def candidates(settings: Settings, aws: Aws, deadline: Deadline, failed: list[At
 def no_answer(timeout: DeadlineExceeded, part: Deadline) -> CerberusUnavailable:
     """Return the error for a service that did not answer within its part of the caller's time."""
     error = CerberusUnavailable(
-        f"No answer within {part.seconds:.3g} s, its part of the timeout. Increase CERBERUS_TIMEOUT"
+        f"No answer within {part.seconds:.3g} s, its part of the timeout. Increase CERBERUS_TIMEOUT."
     )
     error.step = timeout.step
     return error
@@ -105,5 +105,5 @@ def no_answer(timeout: DeadlineExceeded, part: Deadline) -> CerberusUnavailable:
 def _discovery_error(refusal: AwsRefusal) -> CerberusError:
     return credentials_refused(refusal) or ConfigurationError(
         f"{refusal.service} did not return the function's role ({refusal.code}). Set CERBERUS_IAM_ROLE_ARN to the role's ARN, "
-        f"in SAM with !GetAtt <Function>Role.Arn"
+        f"in SAM with !GetAtt <Function>Role.Arn."
     )

@@ -107,7 +107,7 @@ class Sequence:
             token = self._authenticate(deadline, request, failed)
         except DeadlineExceeded as error:
             if failed:
-                error.args = (f"{error} Earlier attempts:{''.join(f' {attempt};' for attempt in failed)}",)
+                error.args = (f"{error} Earlier attempts: {' '.join(map(str, failed))}",)
                 error.attempts = tuple(failed)
             raise
         if token is None:
@@ -184,7 +184,7 @@ class Sequence:
                     return token
                 del token
                 error = TokenRefused(
-                    "Cerberus returned the token that it rejected before (401). Retry in a few seconds"
+                    "Cerberus returned the token that it rejected before (401). Retry in a few seconds."
                 )
                 error.step = "auth request"
             except DeadlineExceeded as timeout:

@@ -65,6 +65,7 @@ class StsAuth:
             return token.parse(document.encode("utf-8", "surrogateescape"), asked, signer, region, "answer of Cerberus")
 
         def fetch() -> tuple[Token, str]:
+            request.check_outage()
             asked = Moment()
             with deadline.step("auth request"):
                 document = self._request(signer, region, deadline, last).decode("utf-8", "surrogateescape")

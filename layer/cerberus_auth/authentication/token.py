@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ..deadline import Deadline, Moment
+    from ..errors import CerberusError
 
     class TokenSharing(Protocol):
         """Shares tokens between the containers of one role."""
@@ -43,19 +44,34 @@ class TokenRequest:
         Request time of the last token here, in seconds since the epoch. A shared token must be newer.
     publications
         Receives the functions that publish the token. The flight calls them after the callers have the token.
+    outage
+        The error of an outage: only a shared token is accepted, and Cerberus is not asked.
     """
 
-    __slots__ = ("newer_than", "publications", "refused")
+    __slots__ = ("newer_than", "outage", "publications", "refused")
 
     def __init__(
         self,
         refused: str | None = None,
         newer_than: float = 0,
         publications: list[Callable[[], object]] | None = None,
+        outage: CerberusError | None = None,
     ) -> None:
         self.refused = refused
         self.newer_than = newer_than
+        self.outage = outage
         self.publications: list[Callable[[], object]] = [] if publications is None else publications
+
+    def check_outage(self) -> None:
+        """Stop before a request to Cerberus.
+
+        Raises
+        ------
+        CerberusError
+            That of the outage.
+        """
+        if self.outage is not None:
+            raise self.outage.fresh()
 
 
 ANY_TOKEN = TokenRequest()
@@ -78,10 +94,10 @@ class Token:
             object.__setattr__(self, name, field)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("A Token is immutable. Create another one")
+        raise AttributeError("A Token is immutable. Create another one.")
 
     def __reduce__(self) -> str:
-        raise TypeError("A Token cannot be pickled. Authenticate where you need it")
+        raise TypeError("A Token cannot be pickled. Authenticate where you need it.")
 
     def __repr__(self) -> str:
         return f"<Token of {self.principal} in {self.region}, {self.lease_seconds} s>"
@@ -139,4 +155,4 @@ def principal_of(document: bytes) -> str | None:
     return str(metadata.get("aws_iam_principal_arn") or "")
 
 
-_ADVICE = "Check that CERBERUS_URL is Cerberus and not a proxy or another service"
+_ADVICE = "Check that CERBERUS_URL is Cerberus and not a proxy or another service."

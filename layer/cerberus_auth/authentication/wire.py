@@ -26,20 +26,20 @@ CLIENT_HEADERS = {"X-Cerberus-Client": f"CerberusAuthLambda/{__version__}", "Acc
 _NOT_FOUND = 99996  # with status 404; with 400 it means an invalid ARN
 _REGION = (
     "Cerberus does not know the region. Set CERBERUS_REGION to a region that Cerberus knows, or add one to "
-    "CERBERUS_FALLBACK_REGIONS"
+    "CERBERUS_FALLBACK_REGIONS."
 )
-_PARTITION = "Cerberus has this AWS partition disabled. Ask the operator of Cerberus to enable it"
+_PARTITION = "Cerberus has this AWS partition disabled. Ask the operator of Cerberus to enable it."
 # The meaning of the codes of an auth request, and what to do.
 _REFUSALS = {
-    99216: "The principal is in no safe deposit box. Add exactly this ARN to one, with the role's path if it has one",
-    _NOT_FOUND: "Cerberus does not accept this ARN. Check CERBERUS_IAM_ROLE_ARN",
+    99216: "The principal is in no safe deposit box. Add exactly this ARN to one, with the role's path if it has one.",
+    _NOT_FOUND: "Cerberus does not accept this ARN. Check CERBERUS_IAM_ROLE_ARN.",
     99215: _REGION,
     99229: _REGION,
-    99999: f"{_REGION}. Or a proxy changed the Authorization header",
-    99236: "A header of the signature is missing. Check the proxy or load balancer in front of Cerberus",
-    99237: "AWS rejected the signature, or it has expired. Check CERBERUS_REGION and the clock",
-    99238: "The AWS credentials have expired. Renew them",
-    99106: "AWS rejected the credentials. Check the credentials of this environment",
+    99999: f"{_REGION} Or a proxy changed the Authorization header.",
+    99236: "A header of the signature is missing. Check the proxy or load balancer in front of Cerberus.",
+    99237: "AWS rejected the signature, or it has expired. Check CERBERUS_REGION and the clock.",
+    99238: "The AWS credentials have expired. Renew them.",
+    99106: "AWS rejected the credentials. Check the credentials of this environment.",
     99244: _PARTITION,
     99245: _PARTITION,
 }
@@ -95,7 +95,7 @@ def send_auth_request(
         method, other = ("STS", "kms") if path.endswith("/sts-identity") else ("KMS", "sts")
         raise errors.MethodNotOffered(
             f"Cerberus returned 404 for {path}: {method} authentication is disabled, or CERBERUS_URL has a path. "
-            f"Set CERBERUS_AUTH_METHOD={other}"
+            f"Set CERBERUS_AUTH_METHOD={other}."
         )
     if not_own := _not_from_cerberus(response, "an auth request"):
         raise not_own
@@ -112,9 +112,9 @@ def auth_refusal(response: Response, principal: str, region: str) -> errors.Cerb
     code = error_code(response)
     if response.status not in (400, 401, 403):
         return errors.InvalidResponse(
-            f"Cerberus returned {_status(response)} for an auth request. Check that CERBERUS_URL is Cerberus"
+            f"Cerberus returned {_status(response)} for an auth request. Check that CERBERUS_URL is Cerberus."
         )
-    meaning = _REFUSALS.get(code, "Find the reason in the log of Cerberus")
+    meaning = _REFUSALS.get(code, "Find the reason in the log of Cerberus.")
     error = errors.PrincipalRejected(
         f"Cerberus rejected {principal or 'the caller'} in {region} ({_status(response)}). {meaning}"
     )
@@ -143,16 +143,17 @@ def read_refusal(response: Response, path: str, *, file: bool = False) -> errors
         box = "/".join(path.split("/")[:2])
         missing = f"The file {path!r} or its safe deposit box" if file else "The safe deposit box"
         return errors.SecretNotFound(
-            f"{missing} {box!r} does not exist (404, code {_NOT_FOUND}). Check the spelling of {path!r}: category/box/path"
+            f"{missing} {box!r} does not exist (404, code {_NOT_FOUND}). Check the spelling of {path!r}: category/box/path."
         )
     if response.status == 403 and own_error(response):
         return _no_access(path, _status(response))
     if reason := transient(response):
         return errors.CerberusUnavailable(
-            f"Cerberus is unavailable: {reason} for a read of {path!r}", status=response.status
+            f"Cerberus is unavailable: {reason} for a read of {path!r}. If it persists, check the service.",
+            status=response.status,
         )
     return _not_from_cerberus(response, f"a read of {path!r}") or errors.InvalidResponse(
-        f"Cerberus returned {_status(response)} for a read of {path!r}, which is unexpected. Check CERBERUS_URL"
+        f"Cerberus returned {_status(response)} for a read of {path!r}, which is unexpected. Check CERBERUS_URL."
     )
 
 
@@ -163,13 +164,13 @@ def shared_refusal(status: int, path: str) -> errors.CerberusError:
 
 def _no_access(path: str, status: str) -> errors.AccessDenied:
     return errors.AccessDenied(
-        f"This principal has no access to {path!r} ({status}). Give it a role in that safe deposit box"
+        f"This principal has no access to {path!r} ({status}). Give it a role in that safe deposit box."
     )
 
 
 def _not_found(path: str) -> errors.SecretNotFound:
     return errors.SecretNotFound(
-        f"Nothing is stored at {path!r} (404). Check the spelling of the path: category/box/path"
+        f"Nothing is stored at {path!r} (404). Check the spelling of the path: category/box/path."
     )
 
 
@@ -208,13 +209,13 @@ def _not_from_cerberus(response: Response, request: str) -> errors.CerberusError
             f"A firewall in front of Cerberus rejected {request} ({status} without the error body of Cerberus). It blocks IP "
             f"addresses that send about 100 requests per hour or more. Count the requests of everything behind this NAT "
             f"gateway, and ask the operator of Cerberus whether its address is blocked. To send fewer requests, set "
-            f"CERBERUS_SHARED_CACHE_TABLE and CERBERUS_SHARED_CACHE_KEY"
+            f"CERBERUS_SHARED_CACHE_TABLE and CERBERUS_SHARED_CACHE_KEY."
         )
     if _is_json(response) if status == 200 else own_error(response):
         return None
     return errors.CerberusUnavailable(
         f"Cerberus is unavailable: a proxy or load balancer in front of it answered {request} ({status} "
-        f"without the JSON of Cerberus). If it persists, check the proxy, the load balancer and CERBERUS_URL",
+        f"without the JSON of Cerberus). If it persists, check the proxy, the load balancer and CERBERUS_URL.",
         status=status,
     )
 

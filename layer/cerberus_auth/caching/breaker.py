@@ -17,6 +17,7 @@ _GROWTH = 3.0
 _LONGEST_SECONDS = 30.0
 _JITTER = 0.05  # of a pause, downwards
 _MOST_ABANDONED = 4  # threads
+_MOST_LOOKS = 4096  # in one pause
 
 
 class Breaker:
@@ -40,6 +41,7 @@ class Breaker:
         self._count = 0
         self._trial: Flight | None = None
         self._paths: set[object] = set()  # answered with 5xx since it last closed
+        self._looks: set[object] = set()  # made during this pause
 
     @property
     def has_failed(self) -> bool:
@@ -66,6 +68,14 @@ class Breaker:
             flight.is_trial = True
             return None
 
+    def may_look(self, key: object) -> bool:
+        """Tell whether a flight that may not ask Cerberus may look at what the fleet shares: once for each key and pause."""
+        with self._lock:
+            if key in self._looks or max(len(self._looks) / _MOST_LOOKS, len(self.abandoned) / _MOST_ABANDONED) >= 1:
+                return False
+            self._looks.add(key)
+            return True
+
     def failed(self, error: CerberusError, key: object, flight: Flight) -> bool:
         """Note that a flight failed. Return whether Cerberus is out of reach; otherwise it concerns this key only."""
         if not is_outage(error):
@@ -82,6 +92,7 @@ class Breaker:
                 seconds = max(seconds * (1 - _JITTER * jitter()), requested_pause(error))
                 self._pause = Pause(seconds)
                 self._count += 1
+                self._looks.clear()
             self._error = self._error or error.fresh()
             self._trial = None
             return True
@@ -95,6 +106,7 @@ class Breaker:
             self._error = self._trial = None
             self._count = 0
             self._paths.clear()
+            self._looks.clear()
 
     def ended(self, flight: Flight) -> None:
         """Let the next flight try, if this one did and did not find out. It is no longer counted."""

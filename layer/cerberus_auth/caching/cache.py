@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..deadline import Deadline, Moment, Pause, jitter
-from ..errors import AccessDenied, CerberusError, DeadlineExceeded, SecretNotFound
+from ..errors import AccessDenied, CerberusError, DeadlineExceeded, SecretNotFound, is_outage
 from ..http.connection import interruption
 from .flight import Flight
 from .kept import DUE, FRESH, GONE, OVERDUE, Lifetime, Terms
@@ -46,14 +46,24 @@ class Cache:
     """Values by key, for all threads of the process. Its lock is never held across the network.
 
     A flight has ``timeout`` seconds at least, one request ``attempt_seconds``; all values together have ``capacity`` bytes.
+    ``is_shared``: a fetch looks at what the fleet shares, before it asks Cerberus.
     """
 
-    def __init__(self, breaker: Breaker, *, timeout: float, attempt_seconds: float, capacity: float = math.inf) -> None:
+    def __init__(
+        self,
+        breaker: Breaker,
+        *,
+        timeout: float,
+        attempt_seconds: float,
+        capacity: float = math.inf,
+        is_shared: bool = False,
+    ) -> None:
         self.kept: dict[Hashable, Kept] = {}  # plain: a hit takes no lock
         self._breaker = breaker
         self._timeout = timeout
         self._attempt_seconds = attempt_seconds
         self._capacity = capacity
+        self._is_shared = is_shared
         self._era = 0  # of what was started since the last time that all was forgotten
         self.start_anew()
 
@@ -125,7 +135,7 @@ class Cache:
                 flight = joined or self._new_flight(key, deadline, terms, usable, within)
                 if joined is None:
                     own = flight
-                    error = self._refusal(key, flight, accepts is not None, within)
+                    error = self._refusal(key, flight, accepts is not None, within, looks=usable is None)
                     if error is None:
                         self._flights[key] = flight
                 signal = flight.signal if usable is None else flight.landing  # what is offered from now on wakes us
@@ -226,12 +236,25 @@ class Cache:
         flight.era = self._era
         return flight
 
-    def _refusal(self, key: Hashable, flight: Flight, eager: bool, within: Flight | None) -> CerberusError | None:
-        """Return the error that stops a flight. A refused path does not stop an eager one: a new grant can be tried."""
+    def _refusal(
+        self, key: Hashable, flight: Flight, eager: bool, within: Flight | None, looks: bool = False
+    ) -> CerberusError | None:
+        """Return the error that stops a flight.
+
+        A refused path does not stop an eager one: a new grant can be tried. An open breaker does not stop one that ``looks``:
+        the fleet can have what the caller has not.
+        """
         failure = self._failures.get(key)
         if failure is not None and failure.pause.lasts() and not (eager and failure.is_refusal):
             return failure.error.fresh()
-        return self._breaker.admit(flight) if within is None else None
+        if within is not None:
+            flight.outage = within.outage
+            return None
+        error = self._breaker.admit(flight)
+        if error is None or not (looks and self._is_shared and self._breaker.may_look((key, flight.terms.gone))):
+            return error
+        flight.outage = error
+        return None
 
     def _work(self, key: Hashable, flight: Flight, fetch: Fetch, keeps: bool = True) -> None:
         value: Kept | None = None
@@ -255,7 +278,10 @@ class Cache:
         self, key: Hashable, flight: Flight, value: Kept | None, error: CerberusError | None, keeps: bool
     ) -> None:
         frozen = flight.is_abandoned()  # then its failure says nothing of Cerberus
-        outage = error is not None and not frozen and self._breaker.failed(error, key, flight)
+        if flight.outage is not None and error is not None and is_outage(error):
+            error, outage = flight.outage.fresh(), True
+        else:
+            outage = error is not None and not frozen and self._breaker.failed(error, key, flight)
         with self._lock:
             self._breaker.ended(flight)
             if self._flights.get(key) is flight:

@@ -30,6 +30,7 @@ class Flight:
         self.patience = 0.0  # seconds from its start that a caller with a usable value waits for it
         self.keep: Callable[[Kept], None] | None = None  # keeps what is offered; None if nothing may be shared
         self.is_trial = False  # whether it finds out for the breaker if Cerberus is back
+        self.outage: CerberusError | None = None  # during which it started: it looks at what is shared, and asks nobody
         self.era = 0  # of the cache; what a flight of an earlier one brings is not kept
         self.after: list[Callable[[], Any]] = []  # called when it has landed: what publishes the value
         self.landed = False
@@ -60,6 +61,17 @@ class Flight:
             thread.start()
         except RuntimeError:  # the interpreter is about to exit
             run()
+
+    def check_outage(self) -> None:
+        """Stop before a request to Cerberus.
+
+        Raises
+        ------
+        CerberusError
+            The breaker was open when this flight started.
+        """
+        if self.outage is not None:
+            raise self.outage.fresh()
 
     def land(self, value: Kept | None, error: CerberusError | None) -> None:
         """Note the outcome and wake the callers."""

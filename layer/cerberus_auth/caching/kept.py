@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +52,13 @@ class Terms:
 
     def __init__(self, lifetime: Lifetime | None = None, accepts: Callable[[Kept], bool] | None = None) -> None:
         self.lifetime, self.accepts = lifetime, accepts
+
+    @property
+    def gone(self) -> float:
+        """The age that no value may have; infinite by default, 0 if age does not count."""
+        if self.accepts is not None:
+            return 0.0
+        return self.lifetime.gone if self.lifetime is not None else math.inf
 
     def stage(self, kept: Kept | None) -> int:
         """Return the stage of a value for this caller."""

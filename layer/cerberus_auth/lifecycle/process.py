@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         def _wait_for_flights(self, seconds: float) -> None:
             """Wait for running flights, for ``seconds`` at most."""
 
-        def _set_background_refresh(self, is_active: bool) -> None:
+        def _set_renewed_by_extension(self, is_renewed: bool) -> None:
             """Note whether the extension renews. If it does, callers do not."""
 
 
@@ -165,13 +165,13 @@ class Process:
     def _extension_ended(self) -> None:
         self._extension = False
         for member in self.members():
-            member._set_background_refresh(False)
+            member._set_renewed_by_extension(False)
 
     def _restored(self) -> None:
         for member in self.members():
-            member._forget()  # also what another hook fetched after ours had run, and what is under way
+            member._forget()  # another hook can have fetched a value after ours ran
             member._reset_after_fork()
-            member._set_background_refresh(bool(self._extension))  # its thread is restored with the process
+            member._set_renewed_by_extension(bool(self._extension))  # the snapshot includes its thread
         for member in self.members():
             member._prefetch()
 

@@ -85,7 +85,7 @@ class FileStore:
                     break
                 except BlockingIOError:
                     if deadline.remaining() <= 0:
-                        raise StoreFailure("Another process holds the file lock. Retry in a second") from None
+                        raise StoreFailure("Another process holds the file lock. Retry in a second.") from None
                     time.sleep(0.002)
             yield
         finally:
@@ -129,10 +129,10 @@ def _folder() -> Iterator[int]:
         finally:
             os.close(folder)
     except OSError as error:
-        raise StoreFailure(f"{path}: {error.strerror or type(error).__name__}. Check the folder") from None
+        raise StoreFailure(f"{path}: {error.strerror or type(error).__name__}. Check the folder.") from None
 
 
 def _check(descriptor: int, is_kind: Callable[[int], bool]) -> None:
     found = os.fstat(descriptor)
     if not is_kind(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise StoreFailure("The shared cache file or its folder is not private to this user. Remove it")
+        raise StoreFailure("The shared cache file or its folder is not private to this user. Remove it.")

@@ -13,7 +13,7 @@ from functools import partial
 
 from .. import errors
 from ..authentication.token import usable_seconds
-from ..deadline import Moment, jitter
+from ..deadline import Moment, Pause, jitter
 from .item import (
     EMPTY_TTL_SECONDS,
     FORMAT,
@@ -54,6 +54,7 @@ _MAX_JITTER_SECONDS = 0.8
 _MAX_OPENED = 2  # items opened per call: each costs a decryption, and an attacker can rewrite an item at any time
 _MAX_LOST_CLAIMS = 4  # failed writes per call to an item that nobody has claimed
 _PUBLISH_ATTEMPTS = 5
+_WARNING_SECONDS = 60.0  # between two warnings about one path
 _MIN_CLAIM_AGE_SECONDS = 1.0  # a younger claim is not renewed
 _FIRST_FAILURE_SECONDS = 5.0
 _FAILURE_RESET_SECONDS = 300.0  # a token accepted for this long resets the count of failures
@@ -109,6 +110,7 @@ class Policy:
         *,
         refused: bool = False,
         admitted: bool = False,
+        lookup_only: bool = False,
     ) -> Operation[Any]:
         """Return the shared value, or fetch it and publish it.
 
@@ -130,6 +132,8 @@ class Policy:
             Whether Cerberus rejected the shared token, so that another one is needed.
         admitted
             Whether the breaker has admitted the fetch that this one belongs to.
+        lookup_only
+            Whether Cerberus is not asked: there is nothing to claim and no claim to wait for.
 
         Raises
         ------
@@ -143,7 +147,7 @@ class Policy:
         breaker_item: Item | None = None
         try:
             value, claimed, breaker_item = yield from self._find_or_claim(
-                store, breaker, seconds, claim_seconds, open_item, refused, admitted
+                store, breaker, seconds, claim_seconds, open_item, refused, admitted, lookup_only
             )
         except StoreBusy:
             pass  # throttled for the whole time of this caller, but not down
@@ -191,6 +195,7 @@ class Policy:
         open_item: Callable[[Item], Any],
         refused: bool,
         admitted: bool,
+        lookup_only: bool,
     ) -> Operation[tuple[Any, Item | None, Item | None]]:
         """Wait for a shared value or a claim. Return the value, the claim, and the breaker's item at that time.
 
@@ -210,12 +215,16 @@ class Policy:
                 if seen is not None and claim is not None and seen.version == claim.version:
                     return None, claim, breaker_item
                 if seen is not None and seen.format > FORMAT:
-                    raise StoreFailure("A newer version of the layer wrote the item. Update the layer of this function")
+                    raise StoreFailure(
+                        "A newer version of the layer wrote the item. Update the layer of this function."
+                    )
                 if seen is not None and seen.is_usable(now) and seen.response != rejected and opened < _MAX_OPENED:
                     value = yield partial(open_item, seen)
                     if value is not None:
                         return value, None, None
                     rejected, opened, now = seen.response, opened + 1, self._clock()
+                if lookup_only:
+                    return None, None, None
                 if seen is None or not seen.is_claimed(now, claim_seconds):
                     if seen is not None and seen.is_unshareable(now):
                         return None, None, None
@@ -223,7 +232,7 @@ class Policy:
                         raise _pause_error(seen, left)
                     lost_claims += isinstance(call, partial)  # the call was a claim, not a get
                     if lost_claims > _MAX_LOST_CLAIMS:
-                        raise StoreFailure("The item is rewritten all the time. Check who has write access")
+                        raise StoreFailure("The item is rewritten all the time. Check who has write access.")
                     if not admitted and (breaker_item is None or not breaker_item.failures):
                         breaker_item = yield from self._check_breaker(breaker, claim_seconds)
                     claim = self._claim(seen, self._clock(), claim_seconds, refused)
@@ -238,11 +247,13 @@ class Policy:
                 if was_slow:
                     raise
                 was_slow = True
+            if lookup_only:
+                return None, None, None
             left = began + seconds - self._clock()
             if left <= 0:
                 raise errors.DeadlineExceeded(
                     f"Another container of this role had no answer from Cerberus after {seconds:.3g} s. Retry, or increase "
-                    f"CERBERUS_TIMEOUT or timeout="
+                    f"timeout= or CERBERUS_TIMEOUT."
                 )
             yield partial(self._sleep, min(left, _MIN_POLL_SECONDS + self._random() * jitter_seconds))
             jitter_seconds = min(2 * jitter_seconds, _MAX_JITTER_SECONDS)
@@ -280,7 +291,7 @@ class Policy:
                 return trial
         error = errors.CerberusUnavailable(
             "Cerberus is unavailable: another container of this role could not reach it. If it persists, check Cerberus and "
-            "the network of the functions with this role"
+            "the network of the functions with this role."
         )
         error.step, error.retry_after = "auth request", float(left or 1)
         raise error
@@ -385,7 +396,7 @@ def _value_or_raise(value: Any) -> Any:
 
 def _pause_error(item: Item, seconds: float) -> errors.CerberusError:
     error = _SHARED_ERRORS.get(item.failure, errors.CerberusUnavailable)(
-        f"Another container of this role failed with this error. Retry in {seconds:.0f} s, or see the log of that container"
+        f"Another container of this role failed with this error. Retry in {seconds:.0f} s, or see the log of that container."
     )
     error.step = "shared cache"
     return error
@@ -402,6 +413,7 @@ class Sharing:
         self._file: StoreState | None = None
         self._key = StoreState("KMS key CERBERUS_SHARED_CACHE_KEY")
         self._oversized: set[str] = set()  # names of values too large to share, each logged once
+        self._rejected: dict[str, Pause] = {}  # names of rejected values, each logged once a minute
         self._thread = threading.local()  # ``admitted``: the breaker has admitted the secret's fetch in this thread
         if settings.shared_cache_table:
             from .table import TableStore
@@ -507,6 +519,7 @@ class Sharing:
                 open_item,
                 refused,
                 admitted,
+                request.outage is not None,
             )
         found: tuple[Token, Callable[[], Item]] = fetch_item(_no_renewal, False)[0]
         return found[0]
@@ -520,6 +533,7 @@ class Sharing:
         accept: Callable[[Any, Moment, int, int], T | None],
         fetch: Callable[[], tuple[T | errors.CerberusError, Any, Moment, int]],
         seconds: float,
+        lookup_only: bool = False,
     ) -> T:
         """Return the value that another container read, or read it from Cerberus and share it.
 
@@ -536,6 +550,8 @@ class Sharing:
             Reads from Cerberus. Returns the value or the error of a refusal, the answer, the moment of its request, its status.
         seconds
             How long other containers can use the answer.
+        lookup_only
+            Whether ``fetch`` only raises the error of an outage.
 
         Raises
         ------
@@ -570,7 +586,9 @@ class Sharing:
             try:
                 answer, asked, size, status = unpack(seal.open(item.response))
             except errors.InvalidResponse as error:
-                _logger.warning("Shared value of %s rejected. %s", name, error)
+                if name not in self._rejected or not self._rejected[name].lasts():
+                    self._rejected[name] = Pause(_WARNING_SECONDS)
+                    _logger.warning("Shared value of %s rejected. %s", name, error)
                 return None
             return accept(answer, asked, size, status)
 
@@ -584,7 +602,7 @@ class Sharing:
             publications,
             open_item,
         )
-        value: T = read(False, False, _no_renewal, False)[0]
+        value: T = read(False, False, lookup_only, _no_renewal, False)[0]
         return value
 
     def forget(self, principal: str, name: str, deadline: Deadline) -> None:
@@ -605,7 +623,7 @@ class Sharing:
             if stored is not None and stored.version == empty.version:
                 return
             seen = stored
-        raise StoreBusy("Other containers are writing the item. Retry in a few seconds")
+        raise StoreBusy("Other containers are writing the item. Retry in a few seconds.")
 
     def _scope(self, name: str) -> str:
         return f"secret {self._settings.url} {_hash(name)}"
@@ -621,6 +639,7 @@ class Sharing:
         open_item: Callable[[Item], Any],
         refused: bool,
         admitted: bool,
+        lookup_only: bool,
         renew: Renewal,
         is_trial: bool,
     ) -> tuple[Any, Callable[[], Any]]:
@@ -653,6 +672,7 @@ class Sharing:
                 defer,
                 refused=refused,
                 admitted=admitted,
+                lookup_only=lookup_only,
             )
         )
         return value, value[1] if isinstance(value, tuple) else Item
@@ -665,7 +685,7 @@ def _prepare_attempts(deadline: Deadline, renew: Renewal, is_trial: bool) -> Non
 
 
 def _same_token_error() -> errors.TokenRefused:
-    error = errors.TokenRefused("Cerberus returned the token that it rejected before. Retry in a few seconds")
+    error = errors.TokenRefused("Cerberus returned the token that it rejected before. Retry in a few seconds.")
     error.step = "auth request"
     return error
 

@@ -73,7 +73,7 @@ def unpack(packed: bytes) -> tuple[Any, Moment, int, int]:
             return value, Moment.at(asked), len(document), status
     except (ValueError, TypeError, LookupError, RecursionError, OverflowError, zlib.error):
         pass
-    raise InvalidResponse("The sealed document has an unknown format. Check who can use the key to encrypt")
+    raise InvalidResponse("The sealed document has an unknown format. Check who can use the key to encrypt.")
 
 
 class Seal:
@@ -117,7 +117,7 @@ class Seal:
         try:
             a2b_base64(sealed, strict_mode=True)
         except ValueError:
-            raise InvalidResponse("The ciphertext is not base64. Check who can write to the table") from None
+            raise InvalidResponse("The ciphertext is not base64. Check who can write to the table.") from None
         return self._call("decrypt", lambda deadline: self._aws.unseal(sealed, self._key_arn, self._context, deadline))
 
     @staticmethod
@@ -133,7 +133,7 @@ class Seal:
             return float((json_object(document.encode()) or {})["asked"])
         except (ValueError, TypeError, LookupError):
             pass
-        raise InvalidResponse("The sealed document has no request time. Check who can use the key to encrypt")
+        raise InvalidResponse("The sealed document has no request time. Check who can use the key to encrypt.")
 
     def _call(self, action: str, call: Callable[[Deadline], T]) -> T:
         try:
@@ -142,11 +142,11 @@ class Seal:
         except AwsRefusal as refusal:
             if refusal.code in _NOT_SEALED_HERE:
                 raise InvalidResponse(
-                    f"The ciphertext is for another principal, path or key ({refusal.code}). Check who can write to the table"
+                    f"The ciphertext is for another principal, path or key ({refusal.code}). Check who can write to the table."
                 ) from None
             raise SealFailure(
                 f"{refusal.service} refused to {action} ({refusal.code}). Check that the policies of key and role allow "
-                f"kms:Encrypt and kms:Decrypt with the principal as encryption context"
+                f"kms:Encrypt and kms:Decrypt with the principal as encryption context."
             ) from None
         except CerberusError as error:
             raise SealFailure(f"{type(error).__name__}: {error}") from None

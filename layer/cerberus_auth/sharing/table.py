@@ -70,13 +70,13 @@ class TableStore:
                 raise _ConditionFailed(refusal.item) from None
             if refusal.code in THROTTLED:
                 raise StoreBusy(
-                    f"DynamoDB throttles requests ({refusal.code}). Increase the table's capacity"
+                    f"DynamoDB throttles requests ({refusal.code}). Increase the table's capacity."
                 ) from None
             raise StoreFailure(self._advice(refusal)) from None
         except DeadlineExceeded:
             self._was_slow = True
             raise StoreSlow(
-                f"DynamoDB did not answer within {deadline.seconds:.3g} s. Check the function's network path to DynamoDB"
+                f"DynamoDB did not answer within {deadline.seconds:.3g} s. Check the function's network path to DynamoDB."
             ) from None
         except CerberusError as error:
             raise StoreFailure(f"{type(error).__name__}: {error}") from None
@@ -94,9 +94,9 @@ class TableStore:
             }
             return f"{refused}. Add to the function's role: {json.dumps(statement)}"
         if refusal.code == "ResourceNotFoundException":
-            return f"{refused}. Check that CERBERUS_SHARED_CACHE_TABLE is in the function's account and region"
+            return f"{refused}. Check that CERBERUS_SHARED_CACHE_TABLE is in the function's account and region."
         return (
-            f"{refused}. Check that the keys of the table are the strings `principal` and `scope`, as in template.yaml"
+            f"{refused}. Check that the keys of the table are the strings `principal` and `scope`, as in template.yaml."
         )
 
 
