@@ -154,7 +154,7 @@ BROKEN = {
         "http", "BlockedAtEdge: A firewall in front of Cerberus rejected", everything_answers(Fault.html(403))
     ),
     "a firewall that counts requests": Broken(
-        "http", "(429 without Cerberus' error body)", everything_answers(Fault.status(429))
+        "http", "(429 without the error body of Cerberus)", everything_answers(Fault.status(429))
     ),
     "a service that has moved": Broken(
         "http", "redirects", everything_answers(Fault.status(302, headers={"Location": "https://other.example.com/"}))
