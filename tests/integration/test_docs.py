@@ -539,6 +539,7 @@ def anchors(page: str) -> set[str]:
         while (named := slug if not number else f"{slug}{'-' if page == README else '_'}{number}") in found:
             number += 1
         found.add(named)
+    found.update(re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE))
     found.update(re.findall(r"\{ *#([\w.-]+)", text))
     found.update(re.findall(r'<\w+ (?:id|name)="([^"]+)"', text))
     return found
