@@ -1,4 +1,4 @@
-"""The charts of the benchmarks, by the names of their files."""
+"""The charts of the benchmarks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from .drawing import Group, bars, dots
 
-# Names of contestants as charts and tables have them.
+# The names of clients and calls in charts and in the documentation.
 _NAMES = {
-    "cerberus-auth, found in the fleet's table": "cerberus-auth, from the shared table",
+    "cerberus-auth, from the shared cache": "cerberus-auth, from the shared table",
     "cerberus-auth, no byte-code": "cerberus-auth, layer without byte-code",
-    "cerberus-auth, boto3 lane": "cerberus-auth, CERBERUS_AWS_CLIENT=sdk",
+    "cerberus-auth, SDK client": "cerberus-auth, CERBERUS_AWS_CLIENT=sdk",
     "the floor: http.client and hmac": "floor: bare http.client",
     "boto3 + requests": "boto3 + requests (KMS)",
     "read(), cached": "cerberus-auth read()",
@@ -29,7 +29,7 @@ _NAMES = {
     "cerberus-python-client 1.4.0, a new connection": "cerberus-python-client 1.4.0, new connection",
     "cerberus-python-client 2.5.4, a new connection": "cerberus-python-client 2.5.4, new connection",
 }
-# The rows of `warm_ns` that are one thing: a read that a cache answers. No contestant has anything like token().
+# The rows of `warm_ns` for a cached read. Other clients have nothing like token().
 _CACHED = (
     "read(), cached",
     "get_secret(), cached",
@@ -37,7 +37,7 @@ _CACHED = (
     "loopback hop, http.client",
     "loopback hop, requests",
 )
-# The rows of `uncached_cpu_ns` that are one thing: a read of Cerberus over a kept connection.
+# The rows of `uncached_cpu_ns` for a read of Cerberus over a reused connection.
 _UNCACHED = (
     "http.client, a kept connection",
     "cerberus-auth, read(max_age=0)",
@@ -47,12 +47,12 @@ _UNCACHED = (
 
 
 def name_of(contestant: str) -> str:
-    """Return the name of a contestant, or of what it calls, as charts and tables have it."""
+    """Return the name of a client or call for charts and tables."""
     return _NAMES.get(contestant, contestant)
 
 
 def cold(figures: dict[str, Any]) -> str:
-    """CPU of each contestant to the first secret, the quickest first."""
+    """Draw the CPU time of each client to the first secret, in ascending order."""
     rows = sorted((float(row["cpu_ms"]["secret"]), name) for name, row in figures["cold"].items())
     groups = [Group(name_of(name), _kind(name), [milliseconds]) for milliseconds, name in rows]
     about = (
@@ -65,7 +65,7 @@ def cold(figures: dict[str, Any]) -> str:
 
 
 def cached(figures: dict[str, Any]) -> str:
-    """The time of a cached read, on a scale of powers of ten."""
+    """Draw the time of a cached read on a logarithmic scale."""
     found = figures["warm_ns"]
     rows = sorted((float(found[what]) / 1000, name_of(what)) for what in _CACHED if what in found)
     groups = [Group(name, _kind(name), [microseconds]) for microseconds, name in rows]
@@ -77,7 +77,7 @@ def cached(figures: dict[str, Any]) -> str:
 
 
 def uncached(figures: dict[str, Any]) -> str:
-    """CPU of a read that Cerberus answers over a kept connection."""
+    """Draw the CPU time of a read over a reused connection."""
     found = figures["uncached_cpu_ns"]
     rows = sorted((float(found[what]) / 1000, name_of(what)) for what in _UNCACHED if what in found)
     groups = [Group(name, _kind(name), [microseconds]) for microseconds, name in rows]
@@ -89,7 +89,7 @@ def uncached(figures: dict[str, Any]) -> str:
 
 
 def in_handler(figures: dict[str, Any]) -> str:
-    """The first secret in a handler, by memory size."""
+    """Draw the time to the first secret in a handler by memory size."""
     found: dict[str, dict[str, float]] = figures["handler_ms"]
     rows = sorted(found.items(), key=lambda row: next(iter(row[1].values())))
     groups = [Group(name_of(name), _kind(name), list(sizes.values())) for name, sizes in rows]
@@ -110,7 +110,7 @@ CHARTS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def charts(figures: dict[str, Any]) -> dict[str, str]:
-    """Draw all, by the names of their files. What was not measured on this machine is left out."""
+    """Return all charts by file name, without those that this machine could not measure."""
     unmeasured = {"first-use.svg"} if isinstance(figures["handler_ms"], str) else set()
     return {name: draw(figures) for name, draw in CHARTS.items() if name not in unmeasured}
 

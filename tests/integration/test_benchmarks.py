@@ -16,7 +16,7 @@ OURS = {
     "cerberus-auth",
     "cerberus-auth, no byte-code",
     "cerberus-auth, with AWS_CA_BUNDLE",
-    "cerberus-auth, boto3 lane",
+    "cerberus-auth, SDK client",
 }
 
 

@@ -1,4 +1,4 @@
-"""The charts of the simulation, by the names of their files."""
+"""The charts of the simulation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.drawing import Group, Limit, Line, bars, lines
 
-RULE = 100  # requests an hour for each IP address: Cerberus' rule of thumb
+RULE = 100  # requests per hour and IP address: Cerberus' rule of thumb
 
 
 def is_burst(scenario: str) -> bool:
@@ -16,7 +16,7 @@ def is_burst(scenario: str) -> bool:
 
 
 def bursts(figures: dict[str, Any]) -> str:
-    """Requests when a fleet starts cold, by its size."""
+    """Draw the requests of a cold fleet by its size."""
     found = [row for name, row in figures["simulated"].items() if is_burst(name)]
     alone = [(float(row["containers"]), float(row["peers"]["cerberus-python-client"][0])) for row in found]
     shared = [(float(row["containers"]), float(row["requests"])) for row in found]
@@ -37,7 +37,7 @@ def bursts(figures: dict[str, Any]) -> str:
 
 
 def busiest_hour(figures: dict[str, Any]) -> str:
-    """Requests of fleets of up to 10,000 containers that are used for an hour or more."""
+    """Draw the requests of fleets that run for an hour or more."""
     groups = [
         Group(name.replace(" for ", " containers, ", 1), "ours", [float(row["busiest_hour"])])
         for name, row in figures["simulated"].items()
@@ -57,5 +57,5 @@ def busiest_hour(figures: dict[str, Any]) -> str:
 
 
 def charts(figures: dict[str, Any]) -> dict[str, str]:
-    """Draw all, by the names of their files."""
+    """Return all charts by file name."""
     return {"bursts.svg": bursts(figures), "busiest-hour.svg": busiest_hour(figures)}
