@@ -1,4 +1,4 @@
-# Needs make and Python 3.11 or newer, with its venv module. Everything else is installed under this folder.
+# Requires make and Python 3.11 or newer with its venv module. Everything else is installed in this folder.
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
@@ -9,15 +9,17 @@ SHELL := bash
 VENV := .venv
 BIN = $(VENV)/bin
 REQUIREMENTS := tests/requirements
+TOOLS := dev# the packages in $(VENV); `make demo` needs fewer
 PEERS := caching cerberus-1 cerberus-2
 GUESTS := old new
+WORDS := docs
 LAYER_SOURCES = $(shell find layer -type f -not -path '*/__pycache__/*')
 APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -path '*/__pycache__/*')
 
 export SAM_CLI_TELEMETRY := 0
 export UV_PYTHON_DOWNLOADS := never
 
-# The Pythons of this machine, newest first. Each must really start, and be able to make an environment.
+# Finds the Pythons of this machine, newest first, that start and can create an environment.
 find_pythons = for minor in 14 13 12 11; do \
 	for python in python3.$$minor python3 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.$$minor.*/bin/python; do \
 	if "$$python" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, $$minor))" 2> /dev/null; then \
@@ -26,16 +28,16 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo test check check-code check-types check-template check-consumer pytest acceptance test-all soak bench simulate figures fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures charts fuzz load format lock clean
 
-help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready ## install the tools (the other commands do so too)
+setup: $(VENV)/.ready $(VENV)-runtime/.ready $(GUESTS:%=$(VENV)-guests-%/.ready) $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready .venv-docs/.ready ## install all tools; the other commands install what they need
 
-layer: build/cerberus-auth-layer.zip build/powertools-layer.zip ## build both layers: build/layer, build/powertools, and their zips
+layer: build/cerberus-auth-layer.zip build/powertools-layer.zip ## build both layers into build/
 
-dist: layer ## build what a release holds: dist/package for PyPI, dist/layers with each layer's archive and bill of materials
+dist: layer ## build the files of a release into dist/: package, layers, bills of materials
 	rm -rf dist
 	mkdir -p dist/layers
 	$(BIN)/hatchling build -d dist/package
@@ -43,20 +45,24 @@ dist: layer ## build what a release holds: dist/package for PyPI, dist/layers wi
 	cp build/layer/python/cerberus_auth-*.dist-info/sboms/layer.cdx.json dist/layers/cerberus-auth-layer.cdx.json
 	cp build/powertools/python/aws_lambda_powertools-*.dist-info/sboms/layer.cdx.json dist/layers/powertools-layer.cdx.json
 
-publish: layer ## publish both layers: make publish REGIONS="us-west-2 eu-west-1" [PUBLIC=1 | ORGANIZATION=o-…]
-	@test -n "$(REGIONS)" || { echo 'Name the regions: make publish REGIONS="us-west-2 eu-west-1"' >&2; exit 1; }
+publish: layer ## publish both layers: REGIONS="us-west-2 eu-west-1" [PUBLIC=1 | ORGANIZATION=o-…]
+	@test -n "$(REGIONS)" || { echo 'REGIONS is not set. Run make publish REGIONS="us-west-2 eu-west-1"' >&2; exit 1; }
 	@$(BIN)/python layer/publish.py --regions "$(REGIONS)" --output build/published.json \
 	$(if $(PUBLIC),--public) $(if $(ORGANIZATION),--organization "$(ORGANIZATION)")
 
 build: .aws-sam/build/.ready ## build the SAM application
 
-demo: $(VENV)/.ready $(VENV)-runtime/.ready build ## invoke each sample function, cold and warm, against a local Cerberus and AWS
+# Where the tools are not installed, the demo gets a smaller environment of its own.
+demo: ## invoke each sample function, cold and warm, against a local Cerberus and AWS
+	@$(MAKE) --no-print-directory run-demo $(if $(wildcard $(VENV)/.ready),,VENV=.venv-demo TOOLS=demo)
+
+run-demo: $(VENV)/.ready $(VENV)-runtime/.ready build
 	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack.demo
 
-test: check pytest ## lint, types, template and all tests
+test: check pytest ## check code, types and template, and run all tests
 
-check: $(VENV)/.ready .venv-sam/.ready
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-template check-consumer check-code
+check: $(VENV)/.ready .venv-sam/.ready .venv-docs/.ready
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-template check-consumer check-code check-words docs
 
 check-code:
 	$(BIN)/ruff check .
@@ -75,65 +81,83 @@ check-template:
 check-consumer:
 	.venv-sam/bin/sam validate --lint --template tests/consumer/template.yaml
 
+check-words:
+	$(BIN)/python tests/style/words.py $(WORDS)
+
+docs: .venv-docs/.ready ## build the documentation site: build/site
+	PYTHONPATH=tests $(BIN)/python -m documentation
+
+docs-serve: .venv-docs/.ready ## serve the documentation site on this machine, and rebuild each page that changes
+	PYTHONPATH=tests $(BIN)/python -m documentation --serve
+
+docs-outputs: $(VENV)/.ready ## write the error messages and outputs of this version into the pages
+	PYTHONPATH=layer:tests $(BIN)/python -m documentation.outputs
+
 pytest: setup build layer
 	$(BIN)/pytest -n 3 --dist worksteal
 
-acceptance: $(VENV)/.ready ## read from a Cerberus of yours: CERBERUS_URL=https://… ACCEPTANCE_SECRET=app/box/secret
+acceptance: $(VENV)/.ready ## check your Cerberus: CERBERUS_URL=https://… ACCEPTANCE_SECRET=app/box/secret
 	@PYTHONPATH=layer:tests $(BIN)/python -m acceptance
 
-test-all: setup ## the same on every supported Python of this machine
+test-all: setup ## run make test with each supported Python of this machine
 	@pythons=$$($(find_pythons)); echo Testing on $$pythons; \
 	for python in $$pythons; do \
 	version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	$(MAKE) --no-print-directory test PYTHON="$$python" VENV=".venv-$$version"; done; echo Passed on $$pythons
 
-soak: setup ## use the token 100,000 times while the service fails a tenth of its calls
+soak: setup ## use a token 100,000 times while a tenth of the service's calls fail
 	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.soak
 
-bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare with other ways to a token and a secret: times, memory, sizes
+bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare times, memory and sizes with other clients
 	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks
 
 simulate: setup ## simulate fleets of up to a million containers
 	@PYTHONPATH=layer:tests $(BIN)/python -m simulation
 
-figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## bench and simulate, and write the tables and charts that are shown
+figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## run bench and simulate, and write their tables and charts into the repository
 	@status=0; for name in benchmarks simulation; do \
-	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; exit $$status
+	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; \
+	$(MAKE) --no-print-directory charts; exit $$status
 
-fuzz: $(VENV)/.ready ## give every parser 20,000 answers that are not as they should be
+charts: $(VENV)/.ready ## draw the charts and tables of the documentation, from the last figures
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.charts
+
+fuzz: $(VENV)/.ready ## test every parser with 20,000 malformed responses
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -n 2 tests/unit/test_fuzz.py
 
-load: setup ## five minutes at the highest rate, the service killed and restarted in the midst
+load: setup ## run at the highest rate for five minutes, with the service killed and restarted
 	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.load
 
-format: $(VENV)/.ready ## format the code, and mend what lint can mend
+format: $(VENV)/.ready ## format the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/.ready ## pin the newest versions of everything that is installed or packed
+lock: $(VENV)/.ready ## pin the newest versions of all packages
 	$(call pin,layer/requirements)
 	$(call pin,layer/requirements-powertools,$(addprefix --no-emit-package=,botocore python-dateutil six urllib3))
 	$(call pin,$(REQUIREMENTS)/uv)
 	$(call pin,$(REQUIREMENTS)/dev)
+	$(call pin,$(REQUIREMENTS)/demo)
 	$(call pin,$(REQUIREMENTS)/runtime)
 	$(call pin,$(REQUIREMENTS)/postgres)
 	$(call pin,$(REQUIREMENTS)/sam)
 	$(call pin,$(REQUIREMENTS)/cdk)
+	$(call pin,$(REQUIREMENTS)/docs)
 	$(foreach peer,$(PEERS),$(call pin,$(REQUIREMENTS)/bench-$(peer)) &&) true
 	$(foreach guests,$(GUESTS),$(call pin,$(REQUIREMENTS)/guests-$(guests)) &&) true
 
-clean: ## remove all that was built or installed
-	rm -rf .venv* .aws-sam build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove everything that was built or installed
+	rm -rf .venv* .aws-sam .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find functions layer tests -name __pycache__ -prune -exec rm -rf {} +
 
-# A changed pin makes an environment anew, so that nothing of the old one stays.
-$(VENV)/.ready: $(REQUIREMENTS)/uv.txt $(REQUIREMENTS)/dev.txt
+# A changed pin creates a new environment, so that no old package remains.
+$(VENV)/.ready: $(REQUIREMENTS)/uv.txt $(REQUIREMENTS)/$(TOOLS).txt
 	@python="$(or $(PYTHON),$$($(find_pythons) | sed -n 1p))"; \
-	test -n "$$python" || { echo "Python 3.11 or newer with its venv module is needed, and none was found: install it" \
-	"(on Debian and Ubuntu: python3 and python3-venv), or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
-	echo "Installing into $(VENV), with $$("$$python" --version) ..."; "$$python" -m venv --clear $(VENV)
+	test -n "$$python" || { echo "No Python 3.11 or newer with its venv module was found. Install it (on Debian and Ubuntu:" \
+	"python3 and python3-venv), or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
+	echo "Installing into $(VENV) with $$("$$python" --version) ..."; "$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/uv.txt
-	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/dev.txt
+	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/$(TOOLS).txt
 	@touch $@
 
 define install
@@ -146,6 +170,7 @@ $(VENV)-runtime/.ready: ENVIRONMENT = $(VENV)-runtime
 $(VENV)-postgres/.ready: ENVIRONMENT = $(VENV)-postgres
 .venv-sam/.ready: ENVIRONMENT = .venv-sam
 .venv-cdk/.ready: ENVIRONMENT = .venv-cdk
+.venv-docs/.ready: ENVIRONMENT = .venv-docs
 $(VENV)-bench-%/.ready: ENVIRONMENT = $(VENV)-bench-$*
 $(VENV)-guests-%/.ready: ENVIRONMENT = $(VENV)-guests-$*
 $(VENV)-bench-cerberus-1/.ready: FROM_SOURCE = --no-binary cerberus-python-client
@@ -153,7 +178,8 @@ $(VENV)-runtime/.ready: $(REQUIREMENTS)/runtime.txt
 $(VENV)-postgres/.ready: $(REQUIREMENTS)/postgres.txt
 .venv-sam/.ready: $(REQUIREMENTS)/sam.txt
 .venv-cdk/.ready: $(REQUIREMENTS)/cdk.txt
-$(VENV)-runtime/.ready $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready: | $(VENV)/.ready
+.venv-docs/.ready: $(REQUIREMENTS)/docs.txt
+$(VENV)-runtime/.ready $(VENV)-postgres/.ready .venv-sam/.ready .venv-cdk/.ready .venv-docs/.ready: | $(VENV)/.ready
 	$(install)
 $(VENV)-bench-%/.ready: $(REQUIREMENTS)/bench-%.txt | $(VENV)/.ready
 	$(install)
@@ -161,7 +187,9 @@ $(VENV)-guests-%/.ready: $(REQUIREMENTS)/guests-%.txt | $(VENV)/.ready
 	$(install)
 
 .aws-sam/build/.ready: $(LAYER_SOURCES) $(APPLICATION) | $(VENV)/.ready .venv-sam/.ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" .venv-sam/bin/sam build
+	@echo "Building the application with SAM ..."; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	PATH="$(CURDIR)/$(BIN):$$PATH" .venv-sam/bin/sam build > "$$log" 2>&1 || { cat "$$log" >&2; exit 1; }; \
+	grep 'has no byte-code' "$$log" || true
 	@touch $@
 
 define build_layer

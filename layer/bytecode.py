@@ -1,7 +1,7 @@
-"""Adds byte-code to a built layer: ``python bytecode.py FOLDER``, by each Python that is to find it there.
+"""Compile a built layer to byte-code: ``python bytecode.py FOLDER``. Run it with each Python version to support.
 
-/opt is read-only on Lambda: what is not compiled here is compiled anew in every cold start. It is shared by all layers of a
-function, so that a module can lie over another's byte-code: checked-hash byte-code belongs to one source and to no other.
+Lambda mounts layers read-only, so every cold start would compile what is not compiled here. Another layer can replace a module
+and leave its byte-code in place. Python checks the hash in the byte-code, and ignores byte-code of another source.
 """
 
 import sys
@@ -10,5 +10,5 @@ from py_compile import PycInvalidationMode, compile
 
 folder = Path(sys.argv[1])
 for module in sorted(folder.rglob("*.py")):
-    mounted = f"/opt/python/{module.relative_to(folder)}"  # what tracebacks tell, and the same wherever it is built
+    mounted = f"/opt/python/{module.relative_to(folder)}"  # the path in tracebacks; the same on every machine
     compile(str(module), dfile=mounted, doraise=True, optimize=0, invalidation_mode=PycInvalidationMode.CHECKED_HASH)

@@ -1,7 +1,7 @@
-"""Writes what a built layer holds as CycloneDX 1.6 JSON: ``python sbom.py FOLDER NAME VERSION FILE``.
+"""Write the bill of materials of a built layer as CycloneDX 1.6 JSON: ``python sbom.py FOLDER NAME VERSION FILE``.
 
-Names, versions and licences are those of each package's own metadata. Neither time nor serial number: the same layer gives the
-same bytes.
+Names, versions and licences come from each package's metadata. The file has no time and no serial number, so the same layer
+produces the same bytes.
 """
 
 import json
@@ -14,12 +14,26 @@ folder, name, version, file = sys.argv[1:]
 
 
 def purl(package: str, release: str) -> str:
-    """A package's name among all of the world's."""
+    """Return the package URL of a Python package.
+
+    Parameters
+    ----------
+    package
+        The package's name.
+    release
+        The package's version.
+    """
     return f"pkg:pypi/{package.lower().replace('_', '-')}@{release}"
 
 
 def licence(found: Distribution) -> dict[str, object]:
-    """As an expression of SPDX where the package gives one, else in its own words."""
+    """Return a package's licence as an SPDX expression if it states one, else the name that it states.
+
+    Parameters
+    ----------
+    found
+        The installed package.
+    """
     stated = found.metadata.json
     if expression := stated.get("license_expression"):
         return {"expression": expression}
@@ -27,7 +41,13 @@ def licence(found: Distribution) -> dict[str, object]:
 
 
 def bundled(file: Path) -> dict[str, object]:
-    """What a package brings along that is no package of Python: Powertools' Swagger UI, which states its version."""
+    """Return the component for a bundled JavaScript file: Swagger UI in Powertools.
+
+    Parameters
+    ----------
+    file
+        The JavaScript file, which contains its version.
+    """
     (release,) = re.findall(r'PACKAGE_VERSION:"([\w.-]+)"', file.read_text(encoding="utf-8"))
     reference = f"pkg:npm/swagger-ui-dist@{release}"
     return {

@@ -1,14 +1,16 @@
-"""Tells which step on the way to a secret fails, why, and what mends it, with this function's own role, settings and network.
+"""Find the step that fails on the way to a secret, and how to fix it.
 
-Deploy it beside the function in trouble, with that one's role (``Role``), variables and ``VpcConfig``, and invoke it; the event
-may name a secret to read: ``{"path": "app/orders/db"}``. Its answer and its log hold no secret.
+Deploy this function with the ``Role``, the variables and the ``VpcConfig`` of the function that fails, and invoke it. To read a
+secret too, send ``{"path": "app/orders/db"}`` as the event. The response and the log contain no secret.
 """
 
 from typing import Any
 
-from cerberus_auth.doctor import Doctor, line, report
+from cerberus_auth.doctor import Doctor, Finding, format_finding, report
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    findings = Doctor(path=event.get("path", ""), tell=lambda finding: print(line(finding)), context=context).examine()
-    return report(findings)
+    def log(finding: Finding) -> None:
+        print(format_finding(finding))
+
+    return report(Doctor(path=event.get("path", ""), on_finding=log, context=context).examine())

@@ -1,6 +1,6 @@
-"""Reports once a night what a safe deposit box holds.
+"""Report every night how many secrets a safe deposit box contains.
 
-Shows plain ``requests``: ``CerberusAuth`` is its ``auth=``, here that of a session, and adds the token to each request.
+This sample uses plain ``requests``: ``CerberusAuth`` is the session's ``auth``, and adds the token to each request.
 """
 
 import os
@@ -15,7 +15,7 @@ session.auth = CerberusAuth()
 
 
 def get(path: str, **query: str) -> dict[str, Any]:
-    # Without a timeout, requests would wait for ever: to connect and to read, in seconds.
+    # Seconds to connect and to read: by default, requests has no timeout.
     response = session.get(f"{os.environ['CERBERUS_URL']}/v1/secret/{path}", params=query, timeout=(2, 5))
     response.raise_for_status()
     data: dict[str, Any] = response.json()["data"]

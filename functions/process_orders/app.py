@@ -1,9 +1,10 @@
-"""Processes the orders of an SQS queue with the database credentials that Cerberus holds.
+"""Process the orders of an SQS queue with database credentials from Cerberus.
 
-Shows one token and one read for all records of all batches of five minutes, and Powertools' partial failures: only the orders
-that failed go back to the queue. If Cerberus revokes the token, the next read that reaches it authenticates again, and no
-record is lost. The middleware measures authentications. Without a token, the whole batch goes back before any record is
-processed.
+- All records share one token. The cache keeps the secret for five minutes.
+- Powertools' batch processor returns only the failed orders to the queue.
+- If Cerberus rejects the token, the next read authenticates again, and no record is lost.
+- Without a token, the middleware returns the whole batch to the queue before the function processes a record.
+- The middleware records metrics about authentications.
 """
 
 import os
@@ -19,7 +20,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from cerberus_auth import CerberusClient
 from cerberus_auth.powertools import CerberusMiddleware
 
-logger = Logger(use_rfc3339=True)  # Lambda's JSON log filter reads the level only beside such a timestamp
+logger = Logger(use_rfc3339=True)  # Lambda filters JSON logs by level only if the timestamp is in RFC 3339
 metrics = Metrics()
 processor = BatchProcessor(event_type=EventType.SQS)
 cerberus_auth = CerberusMiddleware(metrics=metrics, logger=logger)
@@ -29,7 +30,7 @@ def process_order(record: SQSRecord, cerberus: CerberusClient) -> None:
     order = record.json_body
     order_id, quantity = str(order["id"]), int(order["quantity"])
     database = cerberus.read(os.environ["SECRET_PATH"])
-    # Here an order would be written to the database, with database["password"].
+    # Connect to the database with database["password"] here, and store the order.
     logger.info("Order processed", order_id=order_id, quantity=quantity, database_user=database["username"])
 
 

@@ -1,7 +1,7 @@
-"""Reads a secret for an HTTP API.
+"""Read a secret for an HTTP API.
 
-Shows ``CerberusClient`` at module scope, so that all invocations of a container share its token and what it has read, with
-Powertools' event handler and logger.
+``CerberusClient`` is at module scope, so that all invocations of a container share its token and its cached secrets. The sample
+uses Powertools' event handler and logger.
 """
 
 import os
@@ -14,7 +14,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cerberus_auth import CerberusClient, CerberusError
 
-logger = Logger(use_rfc3339=True)  # Lambda's JSON log filter reads the level only beside such a timestamp
+logger = Logger(use_rfc3339=True)  # Lambda filters JSON logs by level only if the timestamp is in RFC 3339
 app = APIGatewayHttpResolver()
 cerberus = CerberusClient()
 
@@ -24,10 +24,12 @@ def describe_secret() -> dict[str, Any]:
     try:
         secret = cerberus.read(os.environ["SECRET_PATH"])
     except CerberusError as error:
-        # The log tells its reader what to mend; whoever calls the API can only try again.
+        # The log says what to fix. API callers learn only that they can retry.
         logger.exception("The secret could not be read")
-        raise ServiceUnavailableError(f"The secret store cannot be used now ({type(error).__name__})") from error
-    # The values are for this function to use, never to hand on: its caller learns only that they are there.
+        raise ServiceUnavailableError(
+            f"The secret store is unavailable ({type(error).__name__}). Retry later"
+        ) from error
+    # Never return the values of a secret: this response contains only the names of its fields.
     return {"username": secret["username"], "fields": sorted(secret)}
 
 

@@ -16,24 +16,49 @@ if TYPE_CHECKING:
     from .doctor import Finding
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
-"""Exit codes; argparse ends the process with 2 after an error of usage."""
+"""Exit codes. After wrong usage, argparse exits with 2."""
 
-_EPILOG = (
-    "Settings come from the environment: CERBERUS_URL and others. Exit codes: 0 success, 1 failure, 2 wrong usage."
-)
+_EXIT_CODES = """\
+exit codes:
+  0    success
+  1    failure
+  2    wrong usage
+  130  interrupted (Ctrl-C)
+"""
+
+_EPILOG = f"""\
+Settings come from environment variables. CERBERUS_URL is required.
+Errors are printed to standard error. "cerberus-auth COMMAND --help" shows the options of a command.
+
+{_EXIT_CODES}
+examples:
+  cerberus-auth doctor --read app/orders/db
+  cerberus-auth read app/orders/db --json > secret.json
+  cerberus-auth list app/orders
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Return the exit code."""
-    parser = _parser()
-    chosen = parser.parse_args(arguments)
-    if chosen.command is _read and sys.stdout.isatty() and not chosen.show:
-        parser.error("read does not print a secret to a terminal. Add --show, or redirect the output")
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        The arguments of the command line. ``sys.argv[1:]`` by default.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    options = _parser().parse_args(arguments)
+    if options.command is _read and sys.stdout.isatty() and not options.show:
+        options.parser.error("a secret is not printed to a terminal. Add --show, or redirect the output")
     try:
-        code: int = chosen.command(chosen)
+        code: int = options.command(options)
     except CerberusError as error:
         failure = {"error": type(error).__name__, "message": str(error)}
-        print(json.dumps(failure) if chosen.json else f"{failure['error']}: {error}", file=sys.stderr)
+        print(json.dumps(failure) if options.json else f"{failure['error']}: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -42,50 +67,79 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print JSON, errors too")
+    shared.add_argument("--json", action="store_true", help="print the result as JSON, and errors too")
     parser = argparse.ArgumentParser(
-        prog="cerberus-auth", description="Read from Cerberus as this AWS principal.", epilog=_EPILOG
+        prog="cerberus-auth",
+        description="Read secrets from Cerberus as the current AWS principal, and find out why that fails.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"cerberus-auth {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
-    def add(command: Any, name: str, description: str) -> argparse.ArgumentParser:
+    def add(command: Any, name: str, summary: str, details: str = "") -> argparse.ArgumentParser:
         added = commands.add_parser(
-            name, help=description[0].lower() + description[1:], description=f"{description}.", parents=[shared]
+            name,
+            help=summary[0].lower() + summary[1:],
+            description=f"{summary}.\n{details}".rstrip(),
+            epilog=_EXIT_CODES,
+            parents=[shared],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.set_defaults(command=command)
+        added.set_defaults(command=command, parser=added)
         return added
 
-    doctor = add(_doctor, "doctor", "Check each step on the way to a secret, and say how to fix the one that fails")
-    doctor.add_argument("--read", metavar="PATH", default="", help="a secret to read: category/box/path")
-    read = add(_read, "read", "Read a secret from Cerberus, past every cache")
-    read.add_argument("path", metavar="PATH", help="category/box/path")
-    read.add_argument("--show", action="store_true", help="print the values to a terminal too")
-    names = add(_list, "list", "List the names below a path, or the safe deposit boxes that this principal can read")
-    names.add_argument("path", metavar="PATH", nargs="?", default="", help="category/box, or a path in it")
-    token = add(_token, "token", "Authenticate, and print the token if asked to")
-    token.add_argument("--show", action="store_true", help="print the token; otherwise nothing is printed")
-    forget = add(_forget, "forget", "Make each container of the fleet read a path anew, for example after a leak")
-    forget.add_argument("path", metavar="PATH", help="category/box/path")
+    doctor = add(
+        _doctor,
+        "doctor",
+        "Check each step of reading a secret, and show how to fix a failed step",
+        "Exits with 1 if a step failed. The output contains no secrets.",
+    )
+    doctor.add_argument("--read", metavar="PATH", default="", help="also read this secret: category/box/path")
+    read = add(
+        _read,
+        "read",
+        "Read a secret from Cerberus, not from a cache",
+        "Prints one KEY=VALUE line for each key. Refuses to print to a terminal without --show.",
+    )
+    read.add_argument("path", metavar="PATH", help="the path of the secret: category/box/path")
+    read.add_argument("--show", action="store_true", help="print the values even to a terminal")
+    names = add(
+        _list,
+        "list",
+        "List the names below a path, or the safe deposit boxes of this principal",
+        "Without PATH, lists the safe deposit boxes that this principal can read.",
+    )
+    names.add_argument("path", metavar="PATH", nargs="?", default="", help="category/box, or a path in a box")
+    token = add(_token, "token", "Authenticate, and print the token with --show", "Prints nothing without --show.")
+    token.add_argument("--show", action="store_true", help="print the token")
+    forget = add(
+        _forget,
+        "forget",
+        "Remove a path from the shared cache, for example after a leak",
+        "The containers of this role then read the path from Cerberus again.\n"
+        "Requires CERBERUS_SHARED_CACHE_TABLE and CERBERUS_SHARED_CACHE_KEY.",
+    )
+    forget.add_argument("path", metavar="PATH", help="the path to remove: category/box/path")
     return parser
 
 
-def _doctor(chosen: argparse.Namespace) -> int:
-    from . import doctor  # not where another command runs
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor  # loaded for this command only
 
-    def tell(finding: Finding) -> None:
-        if not chosen.json:
-            print(doctor.line(finding), flush=True)
+    def show(finding: Finding) -> None:
+        if not options.json:
+            print(doctor.format_finding(finding), flush=True)
 
-    findings = doctor.Doctor(path=chosen.read, tell=tell).examine()
-    if chosen.json:
+    findings = doctor.Doctor(path=options.read, on_finding=show).examine()
+    if options.json:
         print(json.dumps(doctor.report(findings), indent=2))
     return FAILED if any(finding.status == doctor.FAILED for finding in findings) else OK
 
 
-def _read(chosen: argparse.Namespace) -> int:
-    secret = CerberusClient().read(chosen.path, max_age=0)
-    if chosen.json:
+def _read(options: argparse.Namespace) -> int:
+    secret = CerberusClient().read(options.path, max_age=0)
+    if options.json:
         print(json.dumps(secret, indent=2))
     else:
         for key, value in secret.items():
@@ -94,10 +148,10 @@ def _read(chosen: argparse.Namespace) -> int:
     return OK
 
 
-def _list(chosen: argparse.Namespace) -> int:
+def _list(options: argparse.Namespace) -> int:
     client = CerberusClient()
-    names = client.list(chosen.path, max_age=0) if chosen.path else client.boxes()
-    if chosen.json:
+    names = client.list(options.path, max_age=0) if options.path else client.boxes()
+    if options.json:
         print(json.dumps(names, indent=2))
     else:
         for name in names:
@@ -105,31 +159,31 @@ def _list(chosen: argparse.Namespace) -> int:
     return OK
 
 
-def _token(chosen: argparse.Namespace) -> int:
+def _token(options: argparse.Namespace) -> int:
     token = CerberusAuth().token()
-    if chosen.show:
-        print(json.dumps({"token": token}) if chosen.json else token)
+    if options.show:
+        print(json.dumps({"token": token}) if options.json else token)
     return OK
 
 
-def _forget(chosen: argparse.Namespace) -> int:
+def _forget(options: argparse.Namespace) -> int:
     auth = CerberusAuth()
-    principal = CerberusClient(auth).forget_shared(chosen.path)
+    principal = CerberusClient(auth).forget_shared(options.path)
     settings = auth.settings
-    if chosen.json:
-        done = {
-            "path": chosen.path,
+    if options.json:
+        result = {
+            "path": options.path,
             "principal": principal,
             "table": settings.shared_cache_table,
             "max_age": settings.max_age,
             "stale_if_error": settings.stale_if_error,
         }
-        print(json.dumps(done, indent=2))
+        print(json.dumps(result, indent=2))
     else:
         print(
-            f"Removed the shared copies of {chosen.path} from {settings.shared_cache_table}, for {principal}.\n"
-            f"Each container reads it from Cerberus at its next look, within {settings.max_age:g} s (CERBERUS_MAX_AGE).\n"
-            f"While Cerberus is out of reach, a container serves its own copy for up to {settings.stale_if_error:g} s more "
+            f"Removed the shared copies of {options.path} for {principal} from table {settings.shared_cache_table}.\n"
+            f"Running containers read the path from Cerberus again within {settings.max_age:g} s (CERBERUS_MAX_AGE).\n"
+            f"While Cerberus is out of reach, they can serve their own copy for {settings.stale_if_error:g} s more "
             f"(CERBERUS_STALE_IF_ERROR)."
         )
     return OK

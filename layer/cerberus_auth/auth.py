@@ -1,4 +1,4 @@
-"""``CerberusAuth``: the token."""
+"""``CerberusAuth`` provides the token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from .authentication.kms import KmsAuth, OlderKmsAuth
 from .authentication.sequence import Sequence
-from .authentication.token import Wanted, usable_seconds
+from .authentication.token import TokenRequest, usable_seconds
 from .authentication.wire import CLIENT_HEADERS, TOKEN_HEADER, read_refusal, transient
 from .aws.calls import connect
 from .caching.breaker import Breaker
@@ -43,19 +43,18 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     class LambdaContext(Protocol):
-        """The part of a handler's context that is used here."""
+        """The part of the handler's context that this package uses."""
 
         def get_remaining_time_in_millis(self) -> int:
-            """Return the milliseconds until Lambda ends the invocation."""
+            """Return the time until Lambda ends the invocation, in milliseconds."""
 
 
 _TOKEN = "token"  # noqa: S105  (the key of the token in its cache)
-_REFRESH_WINDOW = 0.2  # of the usable life: where containers refresh their tokens, each at a random point
-_KEPT_AUTHENTICATIONS = 16
-_ANSWER_SECONDS = 0.3  # of an invocation's remaining time, left to the handler to answer in
+_REFRESH_WINDOW = 0.2  # the last part of a token's usable time, in which each container refreshes at a random point
+_MAX_AUTHENTICATIONS = 16  # in the record of authentications
+_RESPONSE_SECONDS = 0.3  # reserved at the end of an invocation for the handler's response
 _FOREVER = Lifetime(float("inf"), float("inf"), float("inf"))
-# Of the request's target: the folder below the version.
-_OPERATIONS = {
+_OPERATIONS = {  # metric dimension by the first folder below the API version
     "auth": "auth",
     "secret": "read",
     "secure-file": "file",
@@ -68,38 +67,48 @@ _logger = logging.getLogger("cerberus_auth")
 
 
 class CerberusAuth:
-    """Authenticates to Cerberus as the function's execution role, once for each container and lease.
+    """Authenticate to Cerberus as the function's execution role, once per container and lease.
 
-    Create one at module scope: it reads the environment and does not use the network. Instances with equal settings share
-    one token in the process. It is also what ``requests`` takes as ``auth=``.
+    Create one instance at module scope. It reads the environment and does not use the network. Instances with equal
+    settings share one token in the process. You can pass an instance to ``requests`` as ``auth=``.
 
     Parameters
     ----------
-    settings
-        In place of those of the environment.
+    settings : Settings, optional
+        Replaces the settings of the environment.
+
+    Attributes
+    ----------
+    settings : Settings
+        The settings in use.
+    service : object
+        Internal to the package.
 
     Raises
     ------
     ConfigurationError
-        Names every problem of the settings at once.
+        A setting is missing or invalid. The text lists every problem.
     TypeError
         ``settings`` is not a ``Settings``.
 
     Examples
     --------
-    >>> auth = CerberusAuth()                                   # doctest: +SKIP
-    >>> requests.get(f"{url}/v1/secret/app/orders/db", auth=auth)  # doctest: +SKIP
+    >>> auth = CerberusAuth()
+    >>> token = auth.token()
+    >>> response = requests.get(f"{url}/v1/secret/app/orders/db", auth=auth, timeout=(2, 5))
+    >>> response.status_code
+    200
     """
 
     __slots__ = ("_kept", "service", "settings")
 
     def __init__(self, settings: Settings | None = None) -> None:
         if settings is not None and not isinstance(settings, Settings):
-            raise TypeError(f"settings must be a cerberus_auth.Settings, not {type(settings).__name__}")
+            raise TypeError(f"settings must be a cerberus_auth.Settings, not {type(settings).__name__}.")
         if settings is None:
             settings = Settings.from_env()
             for name, near in unknown_variables(os.environ).items():
-                advice = f"The nearest setting is {near}" if near else "See the settings in the documentation"
+                advice = f"Use {near} or remove the variable" if near else "See the settings in the documentation"
                 process.warn_once("Unknown variable %s. %s", name, advice)
         self.settings = settings
         self.service = process.share(self.settings, lambda: Service(self.settings))
@@ -108,19 +117,42 @@ class CerberusAuth:
             self.service.initialise()
 
     def token(self, timeout: float | None = None, *, context: LambdaContext | None = None) -> str:
-        """Return the cached token, or a new one.
+        """Return the cached token, or authenticate and return a new one.
 
         Parameters
         ----------
-        timeout
-            Seconds to wait at most; ``CERBERUS_TIMEOUT`` by default.
-        context
-            The handler's: wait no longer than the invocation lasts, less 0.3 s to answer in.
+        timeout : float, optional
+            Maximum time to wait, in seconds. The default is ``CERBERUS_TIMEOUT`` (10).
+        context : LambdaContext, optional
+            The context of the handler. The call then ends 0.3 seconds before the invocation times out.
+
+        Returns
+        -------
+        str
+            A token that is valid for at least ``CERBERUS_EXPIRY_MARGIN`` seconds (60), or a tenth of a shorter lease.
 
         Raises
         ------
-        CerberusError
-            See the documentation, "Errors".
+        PrincipalRejected
+            Cerberus rejected the principal, the region or the signature.
+        MethodNotOffered
+            The authentication method is disabled in Cerberus.
+        DecryptionDenied
+            KMS denied the decryption of the auth response. The text has the IAM statement to add.
+        CerberusUnavailable, BlockedAtEdge
+            Cerberus or an AWS service is unavailable, or a firewall rejected the request.
+        InvalidResponse
+            An answer of Cerberus or AWS does not have the expected format.
+        AuthenticationFailed
+            Several attempts failed for different reasons. ``attempts`` lists them.
+        DeadlineExceeded
+            The timeout expired.
+        ConfigurationError
+            The AWS credentials are missing, or the role is unknown.
+
+        Examples
+        --------
+        >>> token = auth.token(timeout=3)
         """
         kept = self._kept.get(_TOKEN)
         if kept is not None and time.monotonic() < kept.fresh and time.time() < kept.fresh_wall:
@@ -130,21 +162,30 @@ class CerberusAuth:
         return value
 
     def invalidate(self) -> None:
-        """Forget the token and any remembered failure. The next ``token()`` authenticates."""
+        """Drop the cached token and all remembered failures. The next ``token()`` authenticates.
+
+        Examples
+        --------
+        >>> auth.invalidate()
+        """
         self.service.invalidate()
 
     def close(self, revoke: bool = False) -> None:
-        """Forget the token and close the connections. The next ``token()`` starts anew.
+        """Drop the cached token and close the connections. The next ``token()`` authenticates.
 
         Parameters
         ----------
-        revoke
-            Also end the token at the service, for every container that shares it.
+        revoke : bool, optional
+            Also revoke the token in Cerberus. It then ends for every container that shares it.
 
         Raises
         ------
         CerberusError
-            The service could not be told. The token is forgotten all the same.
+            Cerberus did not confirm the revocation. The cached token is dropped anyway.
+
+        Examples
+        --------
+        >>> auth.close(revoke=True)
         """
         kept = self._kept.get(_TOKEN)
         self.service.invalidate()
@@ -156,20 +197,37 @@ class CerberusAuth:
 
     @property
     def authentications(self) -> tuple[Authentication, ...]:
-        """The last ones with these settings, at most 16, oldest first: their outcome, and what their time went into."""
-        from .authentication.record import Authentication  # not where nobody asks
+        """The last authentications with these settings, oldest first, at most 16: outcome, duration and steps."""
+        from .authentication.record import Authentication  # loaded on first use: its import costs time
 
         return tuple(Authentication(*each) for each in self.service.authentications)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the token to a request of ``requests``. After a 401, authenticate once more and send it once more.
+        """Add the token to a request of ``requests``. After a 401, get a new token and retry once.
+
+        Parameters
+        ----------
+        request : requests.PreparedRequest
+            A request to ``CERBERUS_URL``.
+
+        Returns
+        -------
+        requests.PreparedRequest
+            The same request, with the header ``X-Cerberus-Token``.
 
         Raises
         ------
         ConfigurationError
-            The request goes elsewhere than ``CERBERUS_URL``: a token is for its own service only.
+            The request has another origin than ``CERBERUS_URL``.
+        CerberusError
+            Authentication failed. See ``token``.
+
+        Examples
+        --------
+        >>> requests.get(f"{url}/v1/secret/app/orders/db", auth=auth, timeout=(2, 5)).json()["data"]["user"]
+        'orders'
         """
-        from .requests_auth import prepare  # not where nobody uses requests
+        from .requests_auth import prepare  # loaded only where requests is used
 
         return prepare(self, request)
 
@@ -178,28 +236,31 @@ class CerberusAuth:
 
 
 def caller_deadline(settings: Settings, timeout: float | None, context: LambdaContext | None) -> Deadline:
-    """Return when a caller's time is up: its timeout or the settings', and what its invocation leaves."""
+    """Return the deadline of a call: its timeout or that of the settings, and at most the rest of the invocation."""
     seconds = settings.timeout if timeout is None else timeout
     if context is not None:
         left = context.get_remaining_time_in_millis() / 1000
         process.used_with(left, settings.timeout)
-        seconds = min(seconds, left - _ANSWER_SECONDS)
+        seconds = min(seconds, left - _RESPONSE_SECONDS)
     return Deadline(seconds)
 
 
 def initialisation_seconds(settings: Settings) -> float:
-    """Return how long to wait for a prefetch. With provisioned concurrency, Lambda freezes what is still under way."""
+    """Return how long initialisation waits for a prefetch, in seconds.
+
+    With provisioned concurrency, Lambda freezes the container after initialisation, and a request in flight with it.
+    """
     waits = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "provisioned-concurrency"
     return settings.timeout if waits else 0.0
 
 
 class Service:
-    """One Cerberus as this process uses it: what all instances with equal settings share."""
+    """The state that all instances with equal settings share: token cache, breaker, connections and counters."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.usage = Usage()
-        self.transport = Transport(settings, self.usage.sent)
+        self.transport = Transport(settings, self.usage.count_request)
         self.breaker = Breaker()
         self.tokens = Cache(
             self.breaker,
@@ -207,37 +268,37 @@ class Service:
             attempt_seconds=settings.read_timeout,
             is_shared=settings.shares,
         )
-        self.authentications: deque[tuple[Any, ...]] = deque(maxlen=_KEPT_AUTHENTICATIONS)
+        self.authentications: deque[tuple[Any, ...]] = deque(maxlen=_MAX_AUTHENTICATIONS)
         self._authenticated = 0
-        self._was_shared = False  # whether another container of the fleet had the last token
-        self.refusals = Refusals()
+        self._was_shared = False  # whether the last token came from the shared cache
+        self.reauthentication = ReauthenticationLimit()
         self._aws: Aws | None = None
         self._sequence: Sequence | None = None
         self._sharing: Sharing | None = None
         self._principal = settings.principal
         self.is_initialised = False
-        self._since = 0.0  # when the token that was forgotten had been requested
+        self._dropped_at = 0.0  # request time of the last dropped token, in seconds since the epoch
         self._lock = threading.RLock()
         self.invalidate()
         process.register(self)
 
-    # What callers ask for
+    # Tokens and reads
 
     def token(self, deadline: Deadline, within: Flight | None = None) -> Kept:
-        """Return the token that is kept, or the one of an authentication."""
+        """Return the cached token, or authenticate. ``within`` is the flight of a read that needs the token."""
         return self.tokens.get(_TOKEN, self._authenticate, deadline, within=within)
 
-    def ask(
+    def read(
         self, url: str, path: str, flight: Flight, parse: Callable[[Response], T], is_file: bool = False
     ) -> tuple[Response, T, Moment]:
-        """Send a read with the token, and again with another token after a 401.
+        """Send a read with the token. After a 401, retry with another token.
 
         Parameters
         ----------
         path
-            As errors name it.
+            Named in errors.
         parse
-            Makes a value of an answer with status 200.
+            Returns the value in an answer with status 200.
 
         Returns
         -------
@@ -247,20 +308,20 @@ class Service:
         Raises
         ------
         CerberusError
-            As ``CerberusClient.read``.
+            See ``CerberusClient.read``.
         """
         flight.check_outage()
-        authenticated, left = False, 3  # a token that others shared can be dead too
+        authenticated, retries = False, 3  # a token from the shared cache can be revoked too
         while True:
             token, response, asked = self._send(url, flight)
             if response.status != 401:
                 break
-            if authenticated or not left:
-                self.refusals.not_helped(token)
+            if authenticated or not retries:
+                self.reauthentication.record_useless(token)
                 raise TokenRefused(
-                    f"Cerberus answered 401 to {path!r}, with a new token too. Check the path, and Cerberus' log"
+                    f"Cerberus rejected a read of {path!r} (401), also with a new token. Check the path and Cerberus' log."
                 )
-            authenticated, left = self.replace(token, url, flight.deadline, flight), left - 1
+            authenticated, retries = self.replace_token(token, url, flight.deadline, flight), retries - 1
         refusal: CerberusError | None = None
         value: Any = None
         with flight.deadline.step("read"):
@@ -271,18 +332,18 @@ class Service:
                 if not isinstance(refusal, AccessDenied | SecretNotFound):
                     raise refusal
         self.breaker.answered()
-        self.refusals.accepted(url)
+        self.reauthentication.record_accepted(url)
         if refusal is not None:
             raise refusal
         return response, value, asked
 
-    def sharing(self, flight: Flight) -> tuple[Sharing, str] | None:
-        """Return what shares secrets, and the principal; None where they are not shared."""
+    def secret_sharing(self, flight: Flight) -> tuple[Sharing, str] | None:
+        """Return the shared cache and the principal's ARN; None where secrets are not shared."""
         if not self.settings.shared_cache_key or self.settings.token:
             return None
         self.load()
         if not self._principal:
-            self.token(flight.deadline, flight)  # whose answer names it
+            self.token(flight.deadline, flight)  # the auth response names the principal
         if self._sharing is None or not self._sharing.has_secrets or not self._principal:
             return None
         return self._sharing, self._principal
@@ -292,7 +353,10 @@ class Service:
 
         def headers() -> dict[str, str]:
             nonlocal token, asked
-            token, asked = self.token(flight.deadline, flight), Moment()  # a short lease can end between two attempts
+            token, asked = (
+                self.token(flight.deadline, flight),
+                Moment(),
+            )  # a short lease can expire between two attempts
             return {**CLIENT_HEADERS, TOKEN_HEADER: token.value}
 
         with flight.deadline.step("read"):
@@ -301,33 +365,38 @@ class Service:
             )
         return token, response, asked
 
-    def replace(self, refused: Kept, url: str, deadline: Deadline, within: Flight | None = None) -> bool:
-        """Have another token than one that Cerberus answered with 401 (see the documentation, "A 401").
+    def replace_token(self, refused: Kept, url: str, deadline: Deadline, within: Flight | None = None) -> bool:
+        """Replace a token that Cerberus rejected with 401. All callers with the same token share one authentication.
 
-        However many callers come with the same token, there is one authentication.
+        Parameters
+        ----------
+        url
+            Of the rejected request.
+        within
+            The flight of the read.
 
         Returns
         -------
         bool
-            Whether an authentication brought it; otherwise it was there already, or another container's.
+            Whether this process authenticated. False: the cache or another container had another token.
 
         Raises
         ------
         TokenRefused
-            The 401 concerns the path.
+            The 401 concerns the path and not the token.
         CerberusUnavailable
-            The authentication shows that Cerberus is out of reach. The token stays.
+            The authentication failed because Cerberus is unavailable. The cached token stays.
         """
         if self.settings.token:
-            raise TokenRefused("Cerberus rejected CERBERUS_TOKEN (401). Remove it, or set one that is valid")
+            raise TokenRefused("Cerberus rejected CERBERUS_TOKEN (401). Remove the variable or set a valid token.")
         if self._has_other_than(refused):
             return False
-        if not self.refusals.may_authenticate(url, within is not None and within.is_trial):
+        if not self.reauthentication.may_authenticate(url, within is not None and within.is_trial):
             if self._has_other_than(refused):
                 return False
             raise TokenRefused(
-                f"Cerberus answered 401 to {urlsplit(url).path}, and a new token did not help before. Check the path, and "
-                f"Cerberus' log"
+                f"Cerberus rejected a read of {urlsplit(url).path} (401), and a new token did not help before. Check the path "
+                f"and Cerberus' log."
             )
         try:
             self.tokens.get(
@@ -337,11 +406,11 @@ class Service:
                 accepts=lambda kept: kept.value != refused.value and not kept.asked.is_before(refused.asked),
                 within=within,
             )
-        except TokenRefused:  # the same token again: Cerberus caches its answers
-            self.refusals.not_helped(refused)
+        except TokenRefused:  # Cerberus returned the same token from its cache
+            self.reauthentication.record_useless(refused)
             raise
         finally:
-            self.refusals.authenticated()
+            self.reauthentication.record_finished()
         return not self._was_shared
 
     def _has_other_than(self, refused: Kept) -> bool:
@@ -349,33 +418,35 @@ class Service:
         return kept is not None and kept.value != refused.value and kept.stage() < GONE
 
     def _authenticate(self, flight: Flight) -> Kept:
-        """Bring a token: what the cache calls."""
+        """Authenticate and return the token. The token cache calls this in the flight's thread."""
         began, held = Moment(), self.tokens.kept.get(_TOKEN)
         accepts = flight.terms.accepts
         refused = held.value if held is not None and accepts is not None and not accepts(held) else None
-        wanted = Wanted(refused, held.asked.wall if held is not None else self._since, flight.after, flight.outage)
-        passed = len(flight.deadline.steps)
+        request = TokenRequest(
+            refused, held.asked.wall if held is not None else self._dropped_at, flight.after, flight.outage
+        )
+        first_step = len(flight.deadline.steps)
         token: Token | None = None
         error: CerberusError | None = None
         try:
-            token = self.load().authenticate(flight.deadline, wanted)
+            token = self.load().authenticate(flight.deadline, request)
         except CerberusError as failure:
             error = failure.fresh()
             if held is not None and held.stage() < GONE:
-                _logger.warning("Token not renewed, the cached one serves on. %s: %s", type(error).__name__, error)
-        steps = tuple(flight.deadline.steps[passed:])
+                _logger.warning("Token not renewed, using the cached token. %s: %s", type(error).__name__, error)
+        steps = tuple(flight.deadline.steps[first_step:])
         seconds = time.monotonic() - began.monotonic
         self._authenticated += 1
         who = (token.principal, token.region) if token is not None else ("", "")
         self.authentications.append((self._authenticated, began.wall, seconds, steps, held is not None, *who, error))
         if token is None:
-            raise error or CerberusError("no token")
+            raise error or CerberusError("Authentication returned no token. Report it as a defect.")
         self._was_shared = not any(step.name == "auth request" for step in steps)
         if not self._was_shared:
             self.breaker.answered()
         self._principal = self._principal or token.principal
         _logger.info(
-            "Authenticated to Cerberus as %s in %s, lease %s s%s",
+            "Authenticated to Cerberus as %s in %s (lease %s s%s)",
             token.principal or "the execution role",
             token.region,
             token.lease_seconds,
@@ -386,15 +457,15 @@ class Service:
         kept = Kept(token.value, token.asked, Lifetime(fresh, usable, usable))
         if kept.stage() == GONE:
             raise CerberusUnavailable(
-                f"The token's lease of {token.lease_seconds} s was over when it arrived. Check Cerberus' lease setting"
+                f"The token expired before it arrived (lease {token.lease_seconds} s). Check the lease setting of Cerberus."
             )
-        self.refusals.renewed(kept, refused is not None)
+        self.reauthentication.record_renewed(after_401=refused is not None)
         return kept
 
-    # What happens to the process
+    # Process lifecycle
 
     def initialise(self) -> None:
-        """Do what Lambda gives a full CPU for, and a small function's handler has not: once."""
+        """Load modules and certificates, and start the prefetch, once. Initialisation has a full CPU, a handler may not."""
         with self._lock:
             if self.is_initialised:
                 return
@@ -404,43 +475,43 @@ class Service:
                 process.hook_snapshots()
             self.load()
         if not snapshot:
-            self.begin()
-        if self.settings.renewal == "extension":  # whose first Next ends the initialisation: after the prefetch
-            self.renewed_beside(process.has_extension())
+            self._prefetch()
+        if self.settings.renewal == "extension":  # after the prefetch: the extension's first Next ends initialisation
+            self._set_renewed_by_extension(process.has_extension())
 
-    def begin(self) -> None:
-        """Authenticate ahead of the first use, if so set."""
+    def _prefetch(self) -> None:
+        """Start the first authentication, if ``CERBERUS_PREFETCH`` says so."""
         if self.settings.prefetch.lower() != "off" and self.is_initialised:
-            with suppress(CerberusError):  # the flight is under way
+            with suppress(CerberusError):  # only start the flight
                 self.token(Deadline(initialisation_seconds(self.settings)))
 
-    def renew(self, deadline: Deadline, ahead: float) -> None:
-        """Refresh the token if it is due, or will be in so many seconds."""
+    def _refresh(self, deadline: Deadline, ahead: float) -> None:
+        """Refresh the token if it is due within ``ahead`` seconds and the extension renews."""
         if self.settings.renewal == "extension":
             self.tokens.renew(deadline, ahead)
 
-    def settle(self, seconds: float) -> None:
-        """Wait for what is under way."""
+    def _wait_for_flights(self, seconds: float) -> None:
+        """Wait for the authentication in flight, at most ``seconds``."""
         self.tokens.settle(seconds)
 
-    def renewed_beside(self, beside: bool) -> None:
-        """Note whether an extension renews."""
-        self.tokens.renewed_beside = beside and self.settings.renewal == "extension"
+    def _set_renewed_by_extension(self, is_renewed: bool) -> None:
+        """Set whether the extension refreshes the token, so that callers do not."""
+        self.tokens.renewed_by_extension = is_renewed and self.settings.renewal == "extension"
 
     def load(self) -> Sequence:
-        """Load the lane to AWS and the certificate store: no network."""
+        """Load the AWS client and the certificate store, and return the authentication sequence. Does not use the network."""
         with self._lock:
             if self._sequence is None:
                 aws = self._aws = connect(self.settings, self.transport)
                 self.transport.load()
                 if self.settings.shares:
-                    from .sharing.policy import Sharing  # not where nobody shares: its import is not free
+                    from .sharing.policy import Sharing  # loaded only where containers share: its import costs time
 
                     self._sharing = Sharing(self.settings, aws)
                 parts = (self.settings, self.transport, aws, self._sharing)
 
                 def sts() -> AuthMethod:
-                    from .authentication.sts import StsAuth  # not where KMS works: its import is not free
+                    from .authentication.sts import StsAuth  # loaded only where STS is used: its import costs time
 
                     return StsAuth(*parts)
 
@@ -457,22 +528,22 @@ class Service:
             return self._sequence
 
     def invalidate(self) -> None:
-        """Forget the token and every failure. A shared token is taken only if it is newer."""
+        """Drop the token and all remembered failures. From then on, only a newer shared token is accepted."""
         if (held := self.tokens.kept.get(_TOKEN)) is not None:
-            self._since = held.asked.wall
+            self._dropped_at = held.asked.wall
         self.tokens.forget()
         self.breaker.forget()
-        self.refusals.start_anew()
+        self.reauthentication.reset()
         if self.settings.token:
             self.tokens.kept[_TOKEN] = Kept(self.settings.token, Moment(), _FOREVER)
 
     def revoke(self, token: Kept) -> None:
-        """End a token at the service.
+        """Revoke a token in Cerberus.
 
         Raises
         ------
         CerberusError
-            The service did not confirm it.
+            Cerberus did not confirm the revocation.
         """
 
         def headers() -> dict[str, str]:
@@ -482,81 +553,87 @@ class Service:
         error: CerberusError | None = None
         try:
             response = self.transport.request("Cerberus", "DELETE", url, deadline, headers=headers)
-            if response.status not in (204, 200, 401):  # 401: it has ended already
-                error = CerberusError(f"Cerberus did not revoke the token ({response.status}). It ends with its lease")
+            if response.status not in (204, 200, 401):  # 401: it has expired already
+                error = CerberusError(
+                    f"Cerberus did not revoke the token ({response.status}). Retry, or wait for the end of its lease."
+                )
         except CerberusError as failure:
             error = failure.fresh()
         if error is not None:
             raise error
 
-    def forget(self) -> None:
-        """Drop the token, credentials and connections: before a snapshot."""
+    def _forget(self) -> None:
+        """Drop the token, credentials and connections, before a snapshot."""
         self.invalidate()
         self.close()
         self._sequence = self._aws = self._sharing = None
 
     def close(self) -> None:
-        """Close the connections. The next request opens others."""
+        """Close the connections. The next request opens new ones."""
         self.transport.close()
         if self._aws is not None:
             self._aws.close()
 
-    def start_anew(self) -> None:
-        """Drop locks, flights and connections of the process that this one was copied from; keep the token."""
+    def _reset_after_fork(self) -> None:
+        """Replace the locks, flights and connections of the parent process. Keep the token."""
         self._lock = threading.RLock()
         self._sequence = self._aws = self._sharing = None
-        self.usage.start_anew()
+        self.usage.reset()
         self.transport.start_anew()
         self.breaker.start_anew()
         self.tokens.start_anew()
-        self.refusals.start_anew()
+        self.reauthentication.reset()
 
 
-class Refusals:
-    """How often a 401 is worth an authentication (see the documentation, "A 401").
+class ReauthenticationLimit:
+    """Limit how often a 401 leads to a new authentication.
 
-    For a path that this process has read before, and for a token that nothing has accepted yet: at once, then after 5 s,
-    doubling to 60 s while it does not help. For all other paths together: once in five minutes.
+    For a path that this process has read before, and for a token that Cerberus has not accepted yet: at once, then after
+    5 s, doubling to 60 s while a new token does not help. For all other paths together: once in five minutes.
     """
 
     _FIRST_SECONDS, _LONGEST_SECONDS, _OTHERS_SECONDS = 5.0, 60.0, 300.0
-    _MOST_PATHS = 4096
+    _MAX_PATHS = 4096
 
     def __init__(self) -> None:
-        self._paths: dict[str, None] = {}  # that Cerberus has answered for, the latest last
-        self.start_anew()
+        self._paths: dict[str, None] = {}  # paths that Cerberus answered, the latest last
+        self.reset()
 
-    def start_anew(self) -> None:
-        """Forget every 401."""
+    def reset(self) -> None:
+        """Drop what is known of 401s and of the token. Keep the known paths."""
         self._lock = threading.Lock()
+        # Whether Cerberus has accepted the current token, and how many new tokens in a row did not help.
         self._is_accepted = False
         self._count = 0
-        self._pause = self._others = Pause(0)
+        self._pause = self._others = Pause(0)  # for known paths; for all others together
         self._useless: str | None = None  # the last token that did not help
-        self._under_way = 0
+        self._in_progress = 0  # callers that authenticate after a 401
 
     def may_authenticate(self, path: str, is_trial: bool) -> bool:
-        """Tell whether a 401 to a path is worth an authentication now, or one is under way that is to be joined."""
+        """Return whether a 401 for a path may start an authentication, or join the one in progress.
+
+        ``is_trial``: the read is the breaker's trial, which has to find out whether Cerberus is available.
+        """
         with self._lock:
-            if not (self._under_way or is_trial):
+            if not (self._in_progress or is_trial):
                 is_known = path in self._paths or not self._is_accepted
                 if (self._pause if is_known else self._others).lasts():
                     return False
                 self._others = Pause(self._OTHERS_SECONDS)
-            self._under_way += 1
+            self._in_progress += 1
             return True
 
-    def authenticated(self) -> None:
-        """Note that a caller who was allowed to authenticate has done so, or failed to."""
+    def record_finished(self) -> None:
+        """Record that a caller's authentication, which ``may_authenticate`` allowed, succeeded or failed."""
         with self._lock:
-            self._under_way -= 1
+            self._in_progress -= 1
 
-    def renewed(self, token: Kept, after_401: bool) -> None:
-        """Note a new token. In place of a refused one it is taken for as good: the path can have been at fault."""
+    def record_renewed(self, *, after_401: bool) -> None:
+        """Record a new token. After a 401 it inherits the old token's acceptance: the path can have caused the 401."""
         self._is_accepted = self._is_accepted and after_401
 
-    def not_helped(self, token: Kept) -> None:
-        """Note that a token in place of a refused one was refused too, or was the same."""
+    def record_useless(self, token: Kept) -> None:
+        """Record that a new token was rejected too, or was the same token."""
         with self._lock:
             if token.value != self._useless:
                 self._useless = token.value
@@ -564,32 +641,32 @@ class Refusals:
                 self._pause = Pause(seconds * 0.98)
                 self._count += 1
 
-    def accepted(self, path: str) -> None:
-        """Note that Cerberus answered for a path."""
+    def record_accepted(self, path: str) -> None:
+        """Record that Cerberus accepted the token for a path."""
         if self._is_accepted and not self._count and path in self._paths:
             return
         with self._lock:
             self._is_accepted, self._count, self._pause = True, 0, Pause(0)
             self._paths[path] = self._paths.pop(path, None)
-            if len(self._paths) > self._MOST_PATHS:
+            if len(self._paths) > self._MAX_PATHS:
                 del self._paths[next(iter(self._paths))]
 
 
 class Usage:
-    """Counts the requests that were sent to Cerberus, by operation, and the stale values that were served."""
+    """Count the requests sent to Cerberus, by operation, and the stale values served."""
 
     def __init__(self) -> None:
-        self.start_anew()
+        self.reset()
 
-    def start_anew(self) -> None:
-        """Count from 0, with a lock of its own: in a forked child."""
+    def reset(self) -> None:
+        """Set all counts to 0 and replace the lock, which a forked child cannot use."""
         self._lock = threading.Lock()
         self._requests: dict[str, int] = {}
         self._stale = 0
         self._stale_age = 0.0
 
-    def sent(self, service: str, target: str) -> None:
-        """Note a request by its service and its target, such as ``/v1/secret/app/orders/db``."""
+    def count_request(self, service: str, target: str) -> None:
+        """Count a request by its service and its target, such as ``/v1/secret/app/orders/db``."""
         if service != "Cerberus":
             return
         folder, _, _ = target.lstrip("/").partition("/")[2].partition("/")
@@ -597,14 +674,14 @@ class Usage:
         with self._lock:
             self._requests[operation] = self._requests.get(operation, 0) + 1
 
-    def served_stale(self, age: float) -> None:
-        """Note a value that was served past its ``max_age``, and its age in seconds."""
+    def count_stale(self, age: float) -> None:
+        """Count a value served past its ``max_age``. ``age`` is its age in seconds."""
         with self._lock:
             self._stale += 1
             self._stale_age = max(self._stale_age, age)
 
-    def take(self) -> tuple[dict[str, int], int, float]:
-        """Return the requests by operation, the stale values and the age of the oldest, and count from 0 again."""
+    def take_counts(self) -> tuple[dict[str, int], int, float]:
+        """Return the requests by operation, the number of stale values and the highest age in seconds. Reset all to 0."""
         with self._lock:
             taken = self._requests, self._stale, self._stale_age
             self._requests, self._stale, self._stale_age = {}, 0, 0.0

@@ -1,8 +1,12 @@
-"""The reading part of Nike's Python client, for code that moves over by changing an import.
+"""A replacement for the reading methods of Nike's Python client. To migrate, change the import.
 
-What was ``from cerberus.client import CerberusClient`` becomes ``from cerberus_auth.compat import CerberusClient``: the same
-calls and answers. The token is the process' one, renewed as everywhere in this package; no instance sees another's; and nothing
-is printed. Errors are this package's own.
+Replace ``from cerberus.client import CerberusClient`` by ``from cerberus_auth.compat import CerberusClient``. The methods take
+the same arguments and return the same results. These things differ:
+
+- All clients with the same settings share one token, and the package renews it.
+- A client never uses the token of a client with other settings.
+- Nothing is printed.
+- Errors are subclasses of ``cerberus_auth.CerberusError``.
 """
 
 from __future__ import annotations
@@ -28,34 +32,42 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CerberusClientException = CerberusError
-"""What Nike's client raises, by its name there."""
+"""The name that Nike's client gives to its error."""
 
-_PAGE = 100
+_PAGE_SIZE = 100
 
 
 class CerberusClient(client.CerberusClient):
-    """Nike's ``cerberus.client.CerberusClient``, for reading. It also has the methods of this package's own client.
+    """Read secrets with the methods of Nike's ``cerberus.client.CerberusClient``.
 
-    Like Nike's since 2.0 it authenticates by STS, unless ``CERBERUS_AUTH_METHOD`` is set; all other settings are those of the
-    environment too.
+    The class also has the methods of ``cerberus_auth.CerberusClient``. It authenticates by STS, as Nike's client does since
+    version 2.0, unless ``CERBERUS_AUTH_METHOD`` is set. All other settings come from the environment.
 
     Parameters
     ----------
-    cerberus_url
-        In place of ``CERBERUS_URL``.
-    region
-        In place of ``CERBERUS_REGION``. Nike's is us-west-2 by default; here it is the function's own.
-    token
-        Use this token and never authenticate.
-    verbose
-        Has no effect: see the log of ``cerberus_auth``.
-    username, password, aws_session
-        Not taken: a function is its execution role.
+    cerberus_url : str
+        Used instead of ``CERBERUS_URL``.
+    username, password
+        Not supported. The function authenticates as its execution role.
+    region : str, optional
+        Used instead of ``CERBERUS_REGION``. The default is the region of the function; in Nike's client it is us-west-2.
+    token : str, optional
+        A Cerberus token to use. With one, the client never authenticates.
+    aws_session
+        Not supported. Set ``AWS_PROFILE`` or ``CERBERUS_ASSUME_ROLE_ARN`` instead.
+    verbose : bool, optional
+        Has no effect. The logger ``cerberus_auth`` writes the log.
 
     Raises
     ------
     ConfigurationError
-        Names every problem of the settings at once.
+        At least one setting is not valid, or an argument is not supported. The text lists all problems.
+
+    Examples
+    --------
+    >>> client = CerberusClient("https://cerberus.example.com")  # doctest: +SKIP
+    >>> client.get_secrets_data("app/orders/db")["username"]  # doctest: +SKIP
+    'orders'
     """
 
     def __init__(
@@ -68,16 +80,16 @@ class CerberusClient(client.CerberusClient):
         aws_session: object = None,
         verbose: bool | None = None,
     ) -> None:
-        identity = bool(username or password or aws_session is not None)
-        del username, password, aws_session  # this frame is part of an error's traceback
-        if identity:
+        has_identity = bool(username or password or aws_session is not None)
+        del username, password, aws_session  # error reporters send the locals of this frame
+        if has_identity:
             del cerberus_url, token
             raise ConfigurationError(
-                "cerberus_auth authenticates as the execution role: no username, password or aws_session. A role to assume "
-                "goes into CERBERUS_ASSUME_ROLE_ARN, a profile into AWS_PROFILE"
+                "cerberus_auth authenticates as the execution role and does not support username, password and aws_session. "
+                "Remove them. To use another identity, set CERBERUS_ASSUME_ROLE_ARN or AWS_PROFILE."
             )
         settings = _settings(cerberus_url, region, token)
-        del cerberus_url, token  # this frame is part of an error's traceback
+        del cerberus_url, token  # error reporters send the locals of this frame
         if isinstance(settings, ConfigurationError):
             raise settings
         super().__init__(CerberusAuth(settings))
@@ -86,69 +98,225 @@ class CerberusClient(client.CerberusClient):
 
     @property
     def token(self) -> str:
-        """The token of this moment. Nike's is that of the start."""
-        return self._auth.token()
-
-    def get_token(self) -> str:
-        """The token of this moment."""
-        return self._auth.token()
-
-    def get_secrets_data(self, secure_data_path: str, version: str | None = None) -> dict[str, Any]:
-        """The keys and values stored under a path."""
-        data: dict[str, Any] = self._secret_of(secure_data_path, version)["data"]
-        return data
-
-    def get_secrets(self, secure_data_path: str, version: str | None = None) -> dict[str, Any]:
-        """Deprecated there: the service's whole answer, of which ``data`` holds the secret."""
-        _deprecated("get_secrets")
-        return self._secret_of(secure_data_path, version)
-
-    def get_secret(self, secure_data_path: str, key: str, version: str | None = None) -> Any:
-        """Return one value of a secret. Deprecated in Nike's client.
+        """The current token. It changes when the package renews it; Nike's client keeps the first one.
 
         Raises
         ------
         CerberusError
-            The secret has no such key; and all that reading it raises.
+            The authentication failed.
+        """
+        return self._auth.token()
+
+    def get_token(self) -> str:
+        """Return the current token.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        CerberusError
+            The authentication failed.
+        """
+        return self._auth.token()
+
+    def get_secrets_data(self, secure_data_path: str, version: str | None = None) -> dict[str, Any]:
+        """Return the keys and values of a secret.
+
+        Parameters
+        ----------
+        secure_data_path : str
+            The path: ``category/box/path``.
+        version : str, optional
+            The ID of a version. The current version by default.
+
+        Returns
+        -------
+        dict of str to str
+
+        Raises
+        ------
+        CerberusError
+            The secret cannot be read.
+        """
+        data: dict[str, Any] = self._secret_response(secure_data_path, version)["data"]
+        return data
+
+    def get_secrets(self, secure_data_path: str, version: str | None = None) -> dict[str, Any]:
+        """Return the whole response for a secret. Deprecated, as in Nike's client: use ``get_secrets_data``.
+
+        Parameters
+        ----------
+        secure_data_path : str
+            The path: ``category/box/path``.
+        version : str, optional
+            The ID of a version. The current version by default.
+
+        Returns
+        -------
+        dict
+            ``["data"]`` holds the keys and values.
+
+        Raises
+        ------
+        CerberusError
+            The secret cannot be read.
+        """
+        _deprecated("get_secrets")
+        return self._secret_response(secure_data_path, version)
+
+    def get_secret(self, secure_data_path: str, key: str, version: str | None = None) -> Any:
+        """Return one value of a secret. Deprecated, as in Nike's client: use ``get_secrets_data``.
+
+        Parameters
+        ----------
+        secure_data_path : str
+            The path: ``category/box/path``.
+        key : str
+            The key of the value.
+        version : str, optional
+            The ID of a version. The current version by default.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        CerberusError
+            The secret cannot be read, or it has no such key.
         """
         _deprecated("get_secret")
 
-        data = self._secret_of(secure_data_path, version)["data"]
+        data = self._secret_response(secure_data_path, version)["data"]
         if key in data:
             return data[key]
         del data  # this frame is part of the error's traceback
-        raise CerberusError(f"The secret {secure_data_path!r} has no key {key!r}. Check its spelling")
+        raise CerberusError(f"Secret {secure_data_path!r} has no key {key!r}. Check the spelling of the key.")
 
     def list_secrets(self, secure_data_path: str) -> dict[str, Any]:
-        """The service's whole answer, of which ``["data"]["keys"]`` are the names under a path."""
+        """List the names below a path.
+
+        Parameters
+        ----------
+        secure_data_path : str
+            ``category/box``, or a path in it.
+
+        Returns
+        -------
+        dict
+            The whole response. ``["data"]["keys"]`` holds the names.
+
+        Raises
+        ------
+        CerberusError
+            The path cannot be read.
+        """
         return self._object("secret", secure_data_path, "data", list="true")
 
     def get_secret_versions(
         self, secure_data_path: str, limit: int | None = None, offset: int | None = None
     ) -> dict[str, Any]:
-        """A page of what is known of a secret's versions, newest first, in ``secure_data_version_summaries``."""
-        return self._object("secret-versions", secure_data_path, **_page(limit, offset))
+        """List the versions of a secret, newest first, one page per call.
+
+        Parameters
+        ----------
+        secure_data_path : str
+            The path: ``category/box/path``.
+        limit : int, optional
+            The maximum number of versions in the page. 100 by default.
+        offset : int, optional
+            The number of versions to skip. 0 by default.
+
+        Returns
+        -------
+        dict
+            The whole response. ``["secure_data_version_summaries"]`` holds the versions.
+
+        Raises
+        ------
+        CerberusError
+            The path cannot be read.
+        """
+        return self._object("secret-versions", secure_data_path, **_page_query(limit, offset))
 
     def get_file_versions(
         self, secure_data_path: str, limit: int | None = None, offset: int | None = None
     ) -> dict[str, Any]:
-        """The same of a file."""
+        """List the versions of a file, newest first, as ``get_secret_versions`` does."""
         return self.get_secret_versions(secure_data_path, limit, offset)
 
     def list_files(self, secure_data_path: str, limit: int | None = None, offset: int | None = None) -> dict[str, Any]:
-        """A page of what is known of the files under a path, in ``secure_file_summaries``."""
-        return self._object("secure-files", secure_data_path, slash="/", **_page(limit, offset))
+        """List the files below a path, one page per call.
+
+        Parameters
+        ----------
+        secure_data_path : str
+            ``category/box``, or a path in it.
+        limit : int, optional
+            The maximum number of files in the page. 100 by default.
+        offset : int, optional
+            The number of files to skip. 0 by default.
+
+        Returns
+        -------
+        dict
+            The whole response. ``["secure_file_summaries"]`` holds the files.
+
+        Raises
+        ------
+        CerberusError
+            The path cannot be read.
+        """
+        return self._object("secure-files", secure_data_path, slash="/", **_page_query(limit, offset))
 
     def get_file_data(self, secure_data_path: str, version: str | None = None) -> bytes:
-        """The content of a file, of at most a MiB."""
-        content: bytes = a2b_base64(self._file_of(secure_data_path, version)["content"])
+        """Return the content of a file.
+
+        Parameters
+        ----------
+        secure_data_path : str
+            The path: ``category/box/file``.
+        version : str, optional
+            The ID of a version. The current version by default.
+
+        Returns
+        -------
+        bytes
+            1 MiB at most.
+
+        Raises
+        ------
+        CerberusError
+            The file cannot be read.
+        """
+        content: bytes = a2b_base64(self._file_response(secure_data_path, version)["content"])
         return content
 
     def get_file(self, secure_data_path: str, version: str | None = None) -> CaseInsensitiveDict[Any]:
-        """Return the headers that a file came with, its name as ``filename`` and its content as ``data``."""
+        """Return the content of a file with its name and the headers of the response.
+
+        Parameters
+        ----------
+        secure_data_path : str
+            The path: ``category/box/file``.
+        version : str, optional
+            The ID of a version. The current version by default.
+
+        Returns
+        -------
+        requests.structures.CaseInsensitiveDict
+            The headers, the name as ``filename`` and the content as ``data`` (bytes).
+
+        Raises
+        ------
+        CerberusError
+            The file cannot be read.
+        """
         from requests.structures import CaseInsensitiveDict
 
-        file = self._file_of(secure_data_path, version)
+        file = self._file_response(secure_data_path, version)
         found: CaseInsensitiveDict[Any] = CaseInsensitiveDict(file["headers"])
         found["filename"] = found.get("Content-Disposition", "").partition("=")[2].replace('"', "")
         found["data"] = a2b_base64(file["content"])
@@ -160,43 +328,47 @@ class CerberusClient(client.CerberusClient):
             page = self.get_secret_versions(secure_data_path, limit, page["next_offset"])
             yield from page["secure_data_version_summaries"]
 
-    def _secret_of(self, path: str, version: str | None) -> dict[str, Any]:
+    def _secret_response(self, path: str, version: str | None) -> dict[str, Any]:
         return self._object("secret", path, "data", versionId=version or "CURRENT")
 
-    def _file_of(self, path: str, version: str | None) -> dict[str, Any]:
-        """Return the headers of a file and its content, as JSON: so it can be shared."""
+    def _file_response(self, path: str, version: str | None) -> dict[str, Any]:
+        """Return the headers of a file and its base64 content as JSON, a form that can be shared."""
 
         def parse(response: Response, path: str) -> dict[str, Any]:
             content = b2a_base64(response.body, newline=False).decode()
-            return {"headers": dict(response.headers.items()), "content": content}
+            return {"headers": dict(response.headers), "content": content}
 
-        return self._kept_answer("secure-file", path, parse, versionId=version or "CURRENT")
+        return self._cached_response("secure-file", path, parse, versionId=version or "CURRENT")
 
-    def _object(self, kind: str, path: str, *holding: str, slash: str = "", **query: str) -> dict[str, Any]:
-        """Return the JSON object that the service answers, in which these names hold objects."""
+    def _object(self, kind: str, path: str, *object_fields: str, slash: str = "", **query: str) -> dict[str, Any]:
+        """Return the JSON object of a response, in which the names of ``object_fields`` hold objects."""
 
         def parse(response: Response, path: str) -> dict[str, Any]:
             fields = client.read_json(response, path)
-            if not all(isinstance(fields.get(name), dict) for name in holding):
-                raise InvalidResponse(f"Cerberus' answer to {path!r} is not what was asked for. Check CERBERUS_URL")
+            if not all(isinstance(fields.get(name), dict) for name in object_fields):
+                raise InvalidResponse(
+                    f"The response for {path!r} does not have the documented form. Check CERBERUS_URL."
+                )
             return fields
 
-        return self._kept_answer(kind, path, parse, slash, **query)
+        return self._cached_response(kind, path, parse, slash, **query)
 
-    def _kept_answer(
+    def _cached_response(
         self, kind: str, path: str, parse: Callable[[Response, str], dict[str, Any]], slash: str = "", **query: str
     ) -> dict[str, Any]:
-        path = client.checked(path)
+        path = client.checked_path(path)
         part = f"{kind}/{quote(path)}{slash}?{urlencode(query)}"
         url, is_file = f"{self.cerberus_url}/v1/{part}", kind == "secure-file"
-        fetch = self._fetch(part, path, client.copied, lambda flight: self._ask(url, path, flight, parse, is_file))
+        fetch = self._fetcher(
+            part, path, client.copy_json, lambda flight: self._send(url, path, flight, parse, is_file)
+        )
         kept = self._get(("compat", part), path, fetch, None, None, False, None, None)
-        answer: dict[str, Any] = kept.copy(kept.value)
-        return answer
+        response: dict[str, Any] = kept.copy(kept.value)
+        return response
 
 
 def _settings(cerberus_url: str, region: str | None, token: str | None) -> Settings | ConfigurationError:
-    """Return the settings, or the error that they raise without the frames that hold the environment."""
+    """Return the settings, or the error without the frames whose locals hold the environment."""
     given = {"CERBERUS_URL": cerberus_url.rstrip("/"), "CERBERUS_REGION": region, "CERBERUS_TOKEN": token}
     environment = {"CERBERUS_AUTH_METHOD": "sts", **os.environ}
     try:
@@ -205,12 +377,12 @@ def _settings(cerberus_url: str, region: str | None, token: str | None) -> Setti
         return error.fresh()
 
 
-def _page(limit: int | None, offset: int | None) -> dict[str, str]:
+def _page_query(limit: int | None, offset: int | None) -> dict[str, str]:
     return {
-        "limit": str(limit if limit and limit > 0 else _PAGE),
+        "limit": str(limit if limit and limit > 0 else _PAGE_SIZE),
         "offset": str(offset if offset and offset > 0 else 0),
     }
 
 
 def _deprecated(name: str) -> None:
-    warnings.warn(f"{name} is deprecated: use get_secrets_data", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"{name} is deprecated. Use get_secrets_data.", DeprecationWarning, stacklevel=3)

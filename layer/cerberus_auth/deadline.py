@@ -1,4 +1,4 @@
-"""Time as this package counts it: deadlines on the monotonic clock, in seconds, and jitter."""
+"""Deadlines, pauses and jitter. All times are in seconds."""
 
 from __future__ import annotations
 
@@ -14,38 +14,55 @@ if TYPE_CHECKING:
 
 
 class Moment:
-    """When a request was sent, by both clocks: a frozen container stops the monotonic one, an adjustment can set the wall
-    clock back."""
+    """Record the current time by the monotonic and the wall clock.
 
-    __slots__ = ("is_own", "monotonic", "wall")
+    Both are needed: the monotonic clock stops while Lambda freezes a container, and an adjustment can set the wall clock back.
+    """
+
+    __slots__ = ("is_local", "monotonic", "wall")
 
     def __init__(self) -> None:
         self.monotonic = time.monotonic()
         self.wall = time.time()
-        self.is_own = True  # not another process's
+        self.is_local = True  # this process recorded it: the monotonic clocks of processes do not compare
 
     @classmethod
     def at(cls, wall: float) -> Moment:
-        """Return a moment that another process noted by its wall clock, in seconds since the epoch; now, if it is to come."""
+        """Return a moment that another process recorded.
+
+        Parameters
+        ----------
+        wall : float
+            Seconds since the epoch. A time in the future counts as now.
+        """
         moment = cls()
         moment.monotonic -= max(0.0, moment.wall - wall)
         moment.wall = min(moment.wall, wall)
-        moment.is_own = False
+        moment.is_local = False
         return moment
 
     def age(self) -> float:
-        """Return the seconds since then, by the clock that counted more."""
+        """Return the seconds since this moment, by the clock that shows more."""
         return max(time.monotonic() - self.monotonic, time.time() - self.wall)
 
     def is_before(self, other: Moment) -> bool:
-        """Tell whether it was earlier: by the clock that nobody sets, if this process noted both."""
-        if self.is_own and other.is_own:
+        """Return whether this moment is earlier than another one.
+
+        The monotonic clock decides if this process recorded both moments, else the wall clock.
+        """
+        if self.is_local and other.is_local:
             return self.monotonic < other.monotonic
         return self.wall < other.wall
 
 
 class Pause:
-    """A number of seconds from now, over as soon as either clock says so."""
+    """A number of seconds that starts now and ends as soon as one of the two clocks says so.
+
+    Parameters
+    ----------
+    seconds : float
+        The length of the pause.
+    """
 
     __slots__ = ("began", "seconds")
 
@@ -54,12 +71,22 @@ class Pause:
         self.began = Moment()
 
     def lasts(self) -> bool:
-        """Tell whether it is not over."""
+        """Return whether the pause is not over yet."""
         return self.began.age() < self.seconds
 
 
 class Step:
-    """A part of an authentication: its name, when it began in seconds since the epoch, and the seconds it took."""
+    """A part of an authentication and the time it took.
+
+    Parameters
+    ----------
+    name : str
+        For example ``kms:Decrypt``.
+    began : float
+        The start, in seconds since the epoch.
+    seconds : float
+        The duration.
+    """
 
     __slots__ = ("began", "name", "seconds")
 
@@ -73,14 +100,16 @@ class Step:
 
 
 class Deadline:
-    """The moment a caller's time is up, and what the time until then was spent on.
+    """The end of a caller's time limit, and the steps that the time was spent on.
 
     Parameters
     ----------
-    steps
-        Where to note them; a list of its own by default.
-    attempts
-        How often one request may be sent; by default as often as ``CERBERUS_MAX_ATTEMPTS`` says.
+    seconds : float
+        The time limit, from now.
+    steps : list of Step, optional
+        The list that receives the steps. A new list by default.
+    attempts : int, optional
+        The maximum number of times that one request is sent. ``CERBERUS_MAX_ATTEMPTS`` by default.
     """
 
     __slots__ = ("_end", "attempts", "before_attempt", "seconds", "steps")
@@ -93,16 +122,16 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Seconds left; negative when the time is up."""
+        """Return the seconds left. Negative after the deadline."""
         return self._end - time.monotonic()
 
     def within(self, seconds: float) -> Deadline:
-        """The earlier of this deadline and one in so many seconds; its steps and attempts are this one's."""
+        """Return a deadline in ``seconds`` from now, or this one if it is earlier. Both share steps and attempts."""
         return Deadline(min(seconds, self.remaining()), self.steps, attempts=self.attempts)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Note the time that a step takes, and name it in an error that comes from it, unless a step within it has."""
+        """Record the time of a step, and set ``step`` of a ``CerberusError`` unless an inner step has set it."""
         began, since = time.time(), time.monotonic()
         try:
             yield
@@ -112,23 +141,36 @@ class Deadline:
         finally:
             self.steps.append(Step(name, began, time.monotonic() - since))
 
-    def check(self, doing: str) -> float:
-        """Seconds left, always positive.
+    def check(self, activity: str) -> float:
+        """Return the seconds left, and fail after the deadline.
+
+        Parameters
+        ----------
+        activity : str
+            What the caller does now, for the text of the error, such as ``connecting to Cerberus``.
+
+        Returns
+        -------
+        float
+            The seconds left, more than 0.
 
         Raises
         ------
         DeadlineExceeded
-            The time is up; the text says what was being done.
+            The deadline has passed.
         """
         left = self.remaining()
         if left <= 0:
             raise DeadlineExceeded(
-                f"the {self.seconds:.3g} s allowed were over while {doing}. Allow more (CERBERUS_TIMEOUT, timeout=, or the "
-                f"function's own timeout), or see whether that service is slow or out of reach"
+                f"The timeout of {self.seconds:.3g} s expired while {activity}. Increase CERBERUS_TIMEOUT, timeout= or the "
+                f"timeout of the function, or check why the service is slow."
             )
         return left
 
 
 def jitter() -> float:
-    """A random fraction in [0, 1). From the system: the seed of ``random`` is copied with a snapshot and by a fork."""
+    """Return a random number in [0, 1).
+
+    It comes from the operating system, because a snapshot or a fork copies the seed of ``random``.
+    """
     return int.from_bytes(os.urandom(4), "big") / 2**32

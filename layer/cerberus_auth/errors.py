@@ -1,7 +1,7 @@
-"""What can go wrong, as a caller sees it.
+"""The errors that this package raises.
 
-No error holds a token, a ciphertext, a plaintext, a credential or a signature, and none repeats the text of a service's
-answer, which could echo one: services are quoted by their error codes only.
+No error holds a token, ciphertext, plaintext, credential or signature. A service's response can contain one of these, so errors
+quote only its error code.
 """
 
 from __future__ import annotations
@@ -15,27 +15,33 @@ if TYPE_CHECKING:
 
 
 class CerberusError(Exception):
-    """Base of every error of this package. Two errors are equal if they have the same class and text.
+    """Base class of all errors of this package.
+
+    Two errors are equal if they have the same class and text.
 
     Attributes
     ----------
-    step
-        The step of an authentication that failed, such as ``kms:Decrypt``. Empty for other errors.
-    attempts
+    step : str
+        The step that failed, such as ``kms:Decrypt``. Empty if the error belongs to no step.
+    attempts : tuple of Attempt
         The failed attempts to authenticate, in order. Empty for other errors.
+    status : int
+        The HTTP status that the service returned. 0 if it did not respond or the status is not relevant.
+    retry_after : float
+        Seconds to wait before the next request, as the service asked. 0 if it did not ask.
     """
 
     step = ""
     attempts: tuple[Attempt, ...] = ()
-    status = 0  # what the service answered, where that was an error of its own
-    retry_after = 0.0  # seconds after which the service wants the next request
-    is_fleetwide = False  # other containers of the role have the same trouble with other paths
-    regional = False  # the region caused it: another region may work
+    status = 0
+    retry_after = 0.0
+    other_paths_fail = False  # reads of other paths fail too, in other containers of the role
+    regional = False  # the region caused the error: another region can work
     unknown_region = False  # Cerberus does not know the region
-    credentials_refused = False  # AWS refused the credentials: new ones may work
+    credentials_refused = False  # AWS rejected the credentials: new credentials can work
 
     def fresh(self) -> Self:
-        """Return an equal error without traceback, cause or context, for another caller to raise."""
+        """Return an equal error without traceback, cause and context, so that another caller can raise it."""
         error = type(self)(*self.args)
         vars(error).update(vars(self))
         return error
@@ -48,40 +54,40 @@ class CerberusError(Exception):
 
 
 class ConfigurationError(CerberusError):
-    """The settings, or the AWS credentials of the environment, cannot work. Lists every problem found at once."""
+    """The settings, the AWS credentials or the path are not valid. The text lists all problems."""
 
 
 class PrincipalRejected(CerberusError):
-    """Cerberus refuses the principal, the region or the signature (400, 401 or 403 with its own error body)."""
+    """Cerberus rejected the principal, the region or the signature: 400, 401 or 403 with the error body of Cerberus."""
 
 
 class BlockedAtEdge(CerberusError):
-    """A firewall in front of Cerberus rejects the request (403 or 429 without Cerberus' own error body)."""
+    """A firewall in front of Cerberus blocked the request: 403 or 429 without the error body of Cerberus."""
 
 
 class MethodNotOffered(CerberusError):
-    """The authentication method is disabled in Cerberus (404 of an auth request, in JSON or empty)."""
+    """Cerberus does not offer the authentication method: 404 for an auth request, in JSON or empty."""
 
 
 class DecryptionDenied(CerberusError):
-    """KMS refuses to decrypt the auth response. The text names the policy or the region to change."""
+    """KMS refused to decrypt the auth response. The text names the policy or the region to change."""
 
 
 class InvalidResponse(CerberusError):
-    """An answer of Cerberus or AWS is not as in the contract. Nothing of the answer was used."""
+    """A response of Cerberus or AWS does not have the documented form. The package does not use any part of it."""
 
 
 class CerberusUnavailable(CerberusError):
-    """A service is overloaded, failing or out of reach, after the attempts allowed.
+    """A service did not return a usable response within the allowed number of attempts.
 
-    That is 429, 5xx, a redirect or a page of something in front of Cerberus, network, TLS and timeouts.
+    Causes are 429, 5xx, a network or TLS error, a timeout, and a redirect or page of a proxy in front of Cerberus.
 
     Parameters
     ----------
-    status
-        What the service answered; 0 if it did not answer.
-    retry_after
-        Seconds after which the service wants the next request, at most 60; 0 if it named none.
+    status : int
+        The HTTP status that the service returned. 0 if it did not respond.
+    retry_after : float
+        Seconds to wait before the next request, at most 60. 0 if the service did not ask for a wait.
     """
 
     def __init__(self, *args: object, status: int = 0, retry_after: float = 0) -> None:
@@ -91,23 +97,37 @@ class CerberusUnavailable(CerberusError):
 
 
 class DeadlineExceeded(CerberusError):
-    """The caller's time is up."""
+    """The timeout of the caller is over."""
 
 
 class TokenRefused(CerberusError):
-    """Cerberus refuses (401) a token that it has only just given."""
+    """Cerberus rejected a new token (401)."""
 
 
 class AccessDenied(CerberusError):
-    """The token is good, but its principal may not read that path (403)."""
+    """The principal has no permission for the path (403)."""
 
 
 class SecretNotFound(CerberusError):
-    """Nothing is stored under that path (404)."""
+    """Cerberus stores nothing under the path (404)."""
 
 
 class Attempt:
-    """One failed attempt to authenticate: the principal, region and method, the step that failed, and its error."""
+    """Describe one failed attempt to authenticate.
+
+    Parameters
+    ----------
+    principal : str
+        The ARN of the principal. Empty if it is not known.
+    region : str
+        The AWS region of the attempt.
+    method : str
+        ``kms`` or ``sts``.
+    step : str
+        The step that failed, such as ``auth request``.
+    error : CerberusError
+        The error of that step. The attempt keeps a copy without traceback.
+    """
 
     __slots__ = ("error", "method", "principal", "region", "step")
 
@@ -133,7 +153,7 @@ class Attempt:
 
 
 class AuthenticationFailed(CerberusError):
-    """Several attempts to authenticate failed, in different ways. ``attempts`` lists them in order."""
+    """All attempts to authenticate failed, with errors of different classes. ``attempts`` lists them in order."""
 
     def __init__(self, attempts: Iterable[Attempt]) -> None:
         self.attempts = tuple(attempts)
@@ -143,8 +163,19 @@ class AuthenticationFailed(CerberusError):
         return _listed(self.attempts)
 
 
-def failure_of(attempts: Iterable[Attempt]) -> CerberusError:
-    """Return the error for failed attempts: of their class if all have one class, else ``AuthenticationFailed``."""
+def combined_error(attempts: Iterable[Attempt]) -> CerberusError:
+    """Return one error for several failed attempts.
+
+    Parameters
+    ----------
+    attempts : iterable of Attempt
+        At least one failed attempt.
+
+    Returns
+    -------
+    CerberusError
+        An error of the attempts' class if all have the same one, else ``AuthenticationFailed``.
+    """
     attempts = tuple(attempts)
     last = attempts[-1].error
     error: CerberusError
@@ -161,35 +192,45 @@ def failure_of(attempts: Iterable[Attempt]) -> CerberusError:
 
 def _listed(attempts: Iterable[Attempt]) -> str:
     lines = "".join(f"\n  {number}. {attempt}" for number, attempt in enumerate(attempts, 1))
-    return f"Every attempt to authenticate to Cerberus failed:{lines}"
+    return f"All attempts to authenticate to Cerberus failed:{lines}"
 
 
-_CERBERUS_STEPS = ("auth request", "read")  # in which Cerberus itself is asked
-_EDGE_SECONDS = 60.0  # a firewall blocks addresses that ask too often: to ask on prolongs the block
+_CERBERUS_STEPS = ("auth request", "read")  # the steps that send requests to Cerberus
+_EDGE_SECONDS = 60.0  # a firewall blocks addresses that send too many requests: more requests prolong the block
 
 
 def is_outage(error: CerberusError) -> bool:
-    """Tell whether an error says that Cerberus is out of reach, and nothing of one principal or one path."""
+    """Return whether the error means that Cerberus is out of reach, and not that one principal or path failed."""
     if error.attempts:
         return any(is_outage(attempt.error) for attempt in error.attempts)
     return error.step in _CERBERUS_STEPS and isinstance(error, CerberusUnavailable | BlockedAtEdge | DeadlineExceeded)
 
 
-def wanted_pause(error: CerberusError) -> float:
-    """Return the seconds that Cerberus, or a firewall in front of it, wants to be left alone; 0 if it did not say."""
+def requested_pause(error: CerberusError) -> float:
+    """Return the seconds that Cerberus, or the firewall in front of it, asked clients to wait. 0 if neither did."""
     errors = [attempt.error for attempt in error.attempts] or [error]
     if any(isinstance(each, BlockedAtEdge) for each in errors):
         return _EDGE_SECONDS
     return max(each.retry_after for each in errors)
 
 
-def shielded(call: Callable[[], T]) -> T:
-    """Call, and let an error out without the frames that it came through: their locals can hold secrets.
+def without_inner_frames(call: Callable[[], T]) -> T:
+    """Call a function, and remove its frames from the traceback of an error: their locals can hold secrets.
+
+    Parameters
+    ----------
+    call : callable
+        A function without arguments.
+
+    Returns
+    -------
+    object
+        The result of ``call``.
 
     Raises
     ------
     CerberusError
-        An equal of the error raised, without cause and context.
+        An error equal to the one that ``call`` raised, without cause and context.
     """
     try:
         return call()

@@ -1,4 +1,4 @@
-"""The protocol of ``auth=`` in requests: the token in a header, and one retry after a 401."""
+"""Implements the ``auth=`` protocol of requests: a token in the header, and one retry after a 401."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ _DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 def prepare(auth: CerberusAuth, request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Add the token to a request; after a 401, authenticate once more and send it once more.
+    """Add the token to a request, and a hook that gets a new token and retries once after a 401.
 
     Raises
     ------
     ConfigurationError
-        The request goes elsewhere than ``CERBERUS_URL``: a token is for its own service only.
+        The request has another origin than ``CERBERUS_URL``.
+    CerberusError
+        Authentication failed.
     """
-    if not is_ours(auth, request.url):
-        raise ConfigurationError("this auth is for requests to CERBERUS_URL only; its token was not sent elsewhere")
+    if not is_cerberus(auth, request.url):
+        raise ConfigurationError(
+            "Token not sent: the request has another origin than CERBERUS_URL. Pass auth= for requests to CERBERUS_URL only."
+        )
     token = auth.service.token(Deadline(auth.settings.timeout))
     request.headers[TOKEN_HEADER] = Masked(token.value)
     for name, value in CLIENT_HEADERS.items():
@@ -37,47 +41,47 @@ def prepare(auth: CerberusAuth, request: requests.PreparedRequest) -> requests.P
     return request
 
 
-def is_ours(auth: CerberusAuth, url: str | None) -> bool:
-    """Whether a URL is of the service that the token is for."""
+def is_cerberus(auth: CerberusAuth, url: str | None) -> bool:
+    """Return whether a URL has the origin of ``CERBERUS_URL``."""
     return _origin(url or "") == _origin(auth.settings.url)
 
 
 class _Retry:
-    """A response hook of ``requests``: one retry after a 401, and no token to another origin after a redirect."""
+    """Handle responses of ``requests``: retry once after a 401, and drop the token from a redirect to another origin."""
 
     def __init__(self, auth: CerberusAuth, token: Kept, body: Any) -> None:
         self._auth = auth
         self._token = token
-        self._position = _position(body)
+        self._position = _seek_position(body)
         self._is_repeatable = body is None or isinstance(body, bytes | str) or self._position is not None
         self._is_replaced = False
 
     def __call__(self, response: requests.Response, **kwargs: Any) -> requests.Response:
         sent = response.request
-        if not is_ours(self._auth, sent.url) or TOKEN_HEADER not in sent.headers:
+        if not is_cerberus(self._auth, sent.url) or TOKEN_HEADER not in sent.headers:
             return response
         service, url = self._auth.service, str(sent.url)
         while response.status_code == 401 and self._is_repeatable and not self._is_replaced:
             try:
-                self._is_replaced = service.replace(self._token, url, Deadline(self._auth.settings.timeout))
-            except TokenRefused:  # the 401 concerns the path
+                self._is_replaced = service.replace_token(self._token, url, Deadline(self._auth.settings.timeout))
+            except TokenRefused:  # the path caused the 401, not the token
                 return response
             except CerberusError:
                 response.close()
                 raise
             response = self._repeat(response, **kwargs)
         if response.status_code == 401 and self._is_replaced:
-            service.refusals.not_helped(self._token)
+            service.reauthentication.record_useless(self._token)
         elif response.status_code == 200:
-            service.refusals.accepted(url)
-        if response.is_redirect:  # requests copies the headers of the first request when it follows
+            service.reauthentication.record_accepted(url)
+        if response.is_redirect:  # requests copies the headers of this request to the next one
             sent.headers[TOKEN_HEADER] = response.request.headers[TOKEN_HEADER]
-            if not is_ours(self._auth, urljoin(sent.url or "", response.headers["location"])):
+            if not is_cerberus(self._auth, urljoin(sent.url or "", response.headers["location"])):
                 del sent.headers[TOKEN_HEADER]
         return response
 
     def _repeat(self, response: requests.Response, **kwargs: Any) -> requests.Response:
-        response.close()  # unread: its body may have any size
+        response.close()  # without reading it: the body can have any size
         self._token = self._auth.service.token(Deadline(self._auth.settings.timeout))
         request = response.request.copy()
         request.headers[TOKEN_HEADER] = Masked(self._token.value)
@@ -89,8 +93,8 @@ class _Retry:
         return second
 
 
-def _position(body: Any) -> int | None:
-    """Where a body begins that can be sent again from there; None for any other."""
+def _seek_position(body: Any) -> int | None:
+    """Return the position of a seekable body, from which it can be sent again; None for any other body."""
     try:
         return int(body.tell()) if body.seekable() else None
     except (AttributeError, OSError):

@@ -1,1 +1,1 @@
-"""A suite that runs against any Cerberus and only reads. See ``python -m acceptance --help``."""
+"""Acceptance checks against any Cerberus, read-only. See ``python -m acceptance --help``."""

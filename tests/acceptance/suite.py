@@ -1,4 +1,4 @@
-"""What the acceptance suite asks, and what it expects. Nothing that it gives holds a token or a value of a secret."""
+"""The checks of the acceptance suite. No result contains a token or a value of a secret."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from cerberus_auth import AuthenticationFailed, CerberusAuth, CerberusClient, Ce
 
 NOTHING = "cerberus-auth-acceptance-nothing"
 TIMEOUT = (5, 15)
-"""Seconds to connect, and to wait for an answer."""
+"""Seconds to connect, and to wait for a response."""
 
 
 class Check(NamedTuple):
-    """One question: to the package, or to the service itself."""
+    """One check of the package or of the service."""
 
-    asked: str
+    name: str
     expected: tuple[str, ...]
-    """Any of these will do."""
-    ask: Callable[[], str]
+    """The results that pass."""
+    call: Callable[[], str]
 
     def run(self) -> tuple[str, str]:
-        """Return what came, and for an error its text."""
+        """Return the result, and the message of an error."""
         try:
-            return self.ask(), ""
+            return self.call(), ""
         except AuthenticationFailed as error:
             kinds = {type(attempt.error).__name__ for attempt in error.attempts}
             return kinds.pop() if len(kinds) == 1 else type(error).__name__, str(error)
@@ -38,7 +38,7 @@ class Check(NamedTuple):
 
 
 class Suite:
-    """A context manager: the checks against the Cerberus of these settings."""
+    """The checks against one Cerberus, as a context manager."""
 
     def __init__(self, settings: Settings, secret: str, box: str) -> None:
         self.settings = settings
@@ -57,55 +57,55 @@ class Suite:
     ) -> None:
         self._session.close()
         for auth in self._auths:
-            auth.close()  # not revoked: Cerberus can give the same token to the containers of this role
+            auth.close()  # no revoke(): containers of this role can have the same token
 
     def checks(self) -> Iterator[Check]:
-        """The checks, in their order."""
-        yield from self._of_the_service()
-        yield from self._of_authentication()
-        yield from self._of_reading()
-        yield from self._of_the_contract()
+        """Yield the checks in order."""
+        yield from self._service_checks()
+        yield from self._authentication_checks()
+        yield from self._read_checks()
+        yield from self._contract_checks()
 
-    def _of_the_service(self) -> Iterator[Check]:
+    def _service_checks(self) -> Iterator[Check]:
         yield Check("GET /healthcheck", ("200 UP",), lambda: self._field("/healthcheck", "status"))
         yield Check("GET /info", ("200 a version",), self._info)
         yield Check("GET /", ("302",), lambda: self._raw("/"))
         yield Check("GET the secret without a token", ("401 code 99105",), lambda: self._raw(self._path()))
         yield Check("GET the secret with a wrong token", ("401 code 99105",), lambda: self._raw(self._path(), "nobody"))
 
-    def _of_authentication(self) -> Iterator[Check]:
+    def _authentication_checks(self) -> Iterator[Check]:
         yield Check("token()", ("a token",), lambda: self._token(self._auth))
         yield Check("token() again", ("the same token",), self._same_token)
         if not self.settings.token:
             yield Check("token() by KMS", ("a token", "MethodNotOffered"), lambda: self._token_by("kms"))
             yield Check("token() by STS", ("a token",), lambda: self._token_by("sts"))
 
-    def _of_reading(self) -> Iterator[Check]:
+    def _read_checks(self) -> Iterator[Check]:
         client, secret, box = self._client, self.secret, self.box
         yield Check("read(secret)", ("keys and values",), lambda: _kind(client.read(secret)))
         yield Check("read_version(secret, 'CURRENT')", ("the same secret",), self._current)
         yield Check("versions(secret)", ("CURRENT first",), lambda: f"{client.versions(secret)[0]['id']} first")
         yield Check("list(box)", ("the secret is there",), self._listed)
         yield Check("requests.get(…, auth=auth)", ("200",), lambda: self._raw(self._path(), auth=self._auth))
-        yield Check("read(nothing in the box)", ("SecretNotFound",), lambda: _kind(client.read(f"{box}/{NOTHING}")))
+        yield Check("read(a missing path)", ("SecretNotFound",), lambda: _kind(client.read(f"{box}/{NOTHING}")))
         yield Check("read(a path with ;)", ("ConfigurationError",), lambda: _kind(client.read(f"{box}/a;b")))
-        yield Check("read(no such box)", ("SecretNotFound",), lambda: _kind(client.read(f"app/{NOTHING}/secret")))
+        yield Check("read(a missing box)", ("SecretNotFound",), lambda: _kind(client.read(f"app/{NOTHING}/secret")))
 
-    def _of_the_contract(self) -> Iterator[Check]:
+    def _contract_checks(self) -> Iterator[Check]:
         box = quote(self.box)
         yield Check("GET the safe deposit boxes", ("200 the box is there",), self._boxes)
         yield Check("GET the versions of the secret", ("200 CURRENT first",), self._versions)
         for what, path, expected in [
-            ("nothing in the box", f"{box}/{NOTHING}", "404 without a body"),
-            ("no such box", f"app/{NOTHING}/secret", "404 code 99996"),
-            ("no box", "app", "400 code 99999"),
+            ("a missing path", f"{box}/{NOTHING}", "404 without a body"),
+            ("a missing box", f"app/{NOTHING}/secret", "404 code 99996"),
+            ("a path without a box", "app", "400 code 99999"),
             ("a path with ;", f"{box}/a;b", "401 code 99105"),
             ("a path with %", f"{box}/a%25b", "401 code 99105"),
             ("a path with a line break", f"{box}/a%0Ab", "401 code 99105"),
             ("a path with a backslash", f"{box}/a%5Cb", "400 HTML"),
         ]:
             yield Check(f"GET {what}", (expected,), partial(self._raw_read, path))
-        yield Check("GET the list of nothing", ("200 no keys",), self._list_of_nothing)
+        yield Check("GET the list of a missing path", ("200 no keys",), self._empty_list)
 
     def _new_auth(self, settings: Settings) -> CerberusAuth:
         auth = CerberusAuth(settings)
@@ -143,7 +143,7 @@ class Suite:
         )
 
     def _raw(self, path: str, token: str = "", auth: CerberusAuth | None = None) -> str:
-        """The status of an answer, and of an error the code or the kind of its body."""
+        """Request a path and return the status, for errors with the code or the kind of body."""
         response = self._get(path, token, auth)
         if response.status_code < 400:
             return str(response.status_code)
@@ -181,7 +181,7 @@ class Suite:
         is_current = isinstance(first, dict) and first.get("id") == "CURRENT"
         return f"{response.status_code} {'CURRENT first' if is_current else 'no CURRENT'}"
 
-    def _list_of_nothing(self) -> str:
+    def _empty_list(self) -> str:
         response = self._get(f"/v1/secret/{quote(self.box)}/{NOTHING}?list=true", self._auth.token())
         data = _fields(response).get("data")
         return f"{response.status_code} {'no keys' if data == {'keys': []} else 'something'}"

@@ -1,6 +1,6 @@
-"""``make bench``: compare what tokens and secrets cost with other ways to get them, and check the targets.
+"""Compare times, memory and sizes with other clients, and check the targets.
 
-``make figures`` also writes the results.
+``make bench`` prints the tables. ``make figures`` also writes them into the repository.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from local_stack.runtime import MissingPrerequisiteError
 
-from . import contestants, measure, plot, report
+from . import contestants, measure, report
 from .quota import QuotaUnavailableError
 from .services import Services
 from .tables import aligned
@@ -26,10 +26,10 @@ def _progress(text: str) -> None:
 
 
 def _run(rounds: int, containers: int, with_peers: bool, results: Path | None) -> int:
-    begun = time.monotonic()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cerberus-auth-") as name:
         folder = Path(name)
-        _progress("Compiling what is not compiled yet, and starting Cerberus and AWS ...\n")
+        _progress("Compiling the packages, and starting Cerberus and AWS ...\n")
         with Services() as services:
             known = [contestants.BARE, contestants.FLOOR, *contestants.ours(services.bundle, folder)]
             known += [contestants.STRAIGHT, contestants.POWERTOOLS_SECRET, contestants.SDK_SECRET]
@@ -49,40 +49,39 @@ def _run(rounds: int, containers: int, with_peers: bool, results: Path | None) -
                 handler = str(unavailable)
             certificates = services.certificates
     figures = report.figures(known, samples, lambdas, handler, certificates)
-    figures["minutes"] = round((time.monotonic() - begun) / 60, 1)
-    aims = report.aims(figures) if with_peers else []
-    table = report.table(figures, aims)
+    figures["minutes"] = round((time.monotonic() - started) / 60, 1)
+    targets = report.targets(figures) if with_peers else []
+    table = report.table(figures, targets)
     if results is None:
         print(aligned(table))
     else:
         _write(results, figures, table)
         print(table)
-    return 0 if all(aim.holds for aim in aims) else 1
+    return 0 if all(target.met for target in targets) else 1
 
 
 def _write(results: Path, figures: dict[str, Any], table: str) -> None:
-    charts = {"cold": plot.cold, "warm": plot.cached, "uncached": plot.uncached}
-    if not isinstance(figures["handler_ms"], str):
-        charts["handler"] = plot.in_handler
     results.mkdir(exist_ok=True)
     (results / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     (results / "table.md").write_text(table)
-    for name, chart in charts.items():
-        (results / f"{name}.svg").write_text(chart(figures))
 
 
 def main() -> int:
-    """Return the exit code: 0, or 1 if an aim is not met, or 2 if something is missing."""
+    """Run the benchmarks and return the exit code: 0, 1 if a target is missed, 2 if a prerequisite is missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30, help="of cold processes (default: %(default)s)")
-    parser.add_argument("--containers", type=int, default=7, help="of each contestant (default: %(default)s)")
-    parser.add_argument("--no-peers", action="store_true", help="leave out those with environments of their own")
-    parser.add_argument("--results", type=Path, help="the folder to write table, charts and figures to")
+    parser.add_argument(
+        "--rounds", type=int, default=30, help="the number of rounds of cold processes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--containers", type=int, default=7, help="the number of containers for each client (default: %(default)s)"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="skip the clients that need their own environment")
+    parser.add_argument("--results", type=Path, help="the folder for the table and the figures")
     given = parser.parse_args()
     try:
         return _run(given.rounds, given.containers, not given.no_peers, given.results)
     except MissingPrerequisiteError as missing:
-        print(f"Cannot run the benchmarks: {missing}.", file=sys.stderr)
+        print(f"The benchmarks cannot start: {missing}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

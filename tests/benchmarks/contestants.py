@@ -1,4 +1,4 @@
-"""Who is measured, and with what on the path. Everything of it is byte-compiled, but for where the lack is measured."""
+"""The clients that the benchmarks compare, with their import paths. All are byte-compiled except one variant."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ POWERTOOLS = ROOT / "build" / "powertools" / "python"
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to a token."""
+    """One client, or one variant of this package."""
 
     name: str
-    """As the table has it."""
+    """Its name in the tables."""
     module: str
-    """Of ``processes/``."""
+    """Its module in ``processes/``."""
     path: tuple[Path, ...] = ()
-    """What is imported from, as layers of a function."""
+    """Its import path, like the layers of a function."""
     needs_sdk: bool = False
-    """Whether boto3 is taken from the runtime, as on Lambda."""
+    """Whether it uses the runtime's boto3, as on Lambda."""
     environment: dict[str, str] = field(default_factory=dict)
     cold: bool = True
     in_lambda: bool = True
     in_handler: bool = False
-    """Whether its first use in a handler is measured, under the CPU quotas of ``quota``."""
+    """Whether to measure its first use in a handler, with a CPU quota."""
 
 
 BARE = Contestant("a bare interpreter", "bare")
@@ -50,11 +50,11 @@ BUNDLE = Contestant(
 )
 SHARED = replace(
     SIGNED,
-    name="cerberus-auth, found in the fleet's table",
+    name="cerberus-auth, from the shared cache",
     environment={**SIGNED.environment, "CERBERUS_SHARED_CACHE_TABLE": TABLE},
     in_handler=False,
 )
-SDK = Contestant("cerberus-auth, boto3 lane", "ours", (LAYER,), True, {"CERBERUS_AWS_CLIENT": "sdk"})
+SDK = Contestant("cerberus-auth, SDK client", "ours", (LAYER,), True, {"CERBERUS_AWS_CLIENT": "sdk"})
 STRAIGHT = Contestant("boto3 + requests", "straight", (LAYER,), True, in_handler=True)
 POWERTOOLS_SECRET = Contestant(
     "Powertools get_secret (Secrets Manager)", "powertools", (POWERTOOLS,), True, in_handler=True
@@ -67,8 +67,11 @@ POOL = Contestant("urllib3", "urllib3_pool", (LAYER,), cold=False, in_lambda=Fal
 
 
 def ours(bundle: Path, folder: Path) -> list[Contestant]:
-    """This package from copies of the layer, made in ``folder``: one that trusts the authorities of ``bundle`` in the way that
-    the layer trusts the public ones, and one as that would be without byte-code."""
+    """Return the variants of this package, from copies of the layer in ``folder``.
+
+    The first copy trusts the authorities of ``bundle`` as the layer trusts the public ones. The second one is the same without
+    byte-code.
+    """
     layer, plain = folder / "layer", folder / "plain"
     shutil.copytree(LAYER, layer)
     authorities = layer / "cerberus_auth" / "authorities"
@@ -81,9 +84,12 @@ def ours(bundle: Path, folder: Path) -> list[Contestant]:
 
 
 def peers() -> list[Contestant]:
-    """Those with environments of their own.
+    """Return the clients that need their own environment.
 
-    :raises MissingPrerequisiteError: not set up.
+    Raises
+    ------
+    MissingPrerequisiteError
+        An environment is missing.
     """
     return [
         Contestant("cerberus-python-client 1.4.0 (KMS)", "nike_kms", (_site_packages("cerberus-1"),)),
@@ -93,12 +99,12 @@ def peers() -> list[Contestant]:
 
 
 def runtime_packages() -> Path:
-    """What Lambda's own runtime has on its path: the runtime client and boto3."""
+    """Return the path with the packages of Lambda's runtime: the runtime client and boto3."""
     return next(find_python().parent.parent.glob("lib/python3*/site-packages"))
 
 
 def compile_all(contestants: list[Contestant], folder: Path) -> Path:
-    """Compile what is not compiled yet, and give a compiled copy of ``processes/``, made in ``folder``."""
+    """Compile all packages, and return a compiled copy of ``processes/`` in ``folder``."""
     processes = folder / "processes"
     shutil.copytree(PROCESSES, processes, ignore=shutil.ignore_patterns("__pycache__"))
     installed = {path for each in contestants for path in each.path if "site-packages" in path.parts}
@@ -106,12 +112,12 @@ def compile_all(contestants: list[Contestant], folder: Path) -> Path:
         compileall.compile_dir(path, quiet=2)
     missing = [each for each in contestants if not all(path.is_dir() for path in each.path)]
     if missing:
-        raise MissingPrerequisiteError("the layers are not built: run `make layer`")
+        raise MissingPrerequisiteError("the layers are not built. Run `make layer`")
     return processes
 
 
 def versions(contestants: list[Contestant]) -> dict[str, str]:
-    """Of the packages that are compared."""
+    """Return the versions of the packages."""
     wanted = {"awslambdaric", "aws_lambda_powertools", "aws_secretsmanager_caching", "boto3", "requests"}
     folders = {runtime_packages(), *(path for each in contestants for path in each.path)}
     found = {}
@@ -127,5 +133,5 @@ def _site_packages(name: str) -> Path:
     environment = Path(f"{sys.prefix}-bench-{name}")
     found = list(environment.glob("lib/python3*/site-packages"))
     if not found:
-        raise MissingPrerequisiteError(f"{environment.name} is not set up: run `make bench`")
+        raise MissingPrerequisiteError(f"{environment.name} is missing. Run `make bench`")
     return found[0]

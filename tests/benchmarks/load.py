@@ -1,7 +1,7 @@
-"""``make load``: reads at the highest rate that this machine gives; the service is killed and restarted in the midst.
+"""Read at the highest rate of this machine, while the service is killed and restarted (``make load``).
 
-The services run in one process and the function in another, whose threads each read a secret again and again over the one
-client. Cerberus is killed for some seconds in the middle: connections break, new ones are refused; then it listens again.
+The services run in one process and the function in another. The function's threads read a secret in a loop with one client.
+After half of the time, Cerberus is down for some seconds: connections break, and new ones are refused.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from cerberus_auth import CerberusClient, CerberusError
 
 THREADS = 4
 DOWN_SECONDS = 3.0
-EVERY = 10.0  # seconds between two looks at memory and sockets
-BUCKET = 1.02  # each bucket of the histogram ends so many times later than the one before
+SAMPLE_SECONDS = 10.0  # between two samples of memory and sockets
+BUCKET = 1.02  # the factor between the limits of two histogram buckets
 
 
 class Reader:
-    """The function: its threads read until the time is up. Latencies go into a histogram, so that memory is the package's."""
+    """The function: its threads read until the time is up. A histogram of latencies keeps its own memory constant."""
 
     def __init__(self, seconds: float) -> None:
         self._client = CerberusClient()
@@ -37,20 +37,20 @@ class Reader:
         self._began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """What became of it."""
+        """Read until the time is up, and return the results."""
         threads = [threading.Thread(target=self._read, args=(number,)) for number in range(THREADS)]
         for thread in threads:
             thread.start()
-        looks = []
+        samples = []
         while any(thread.is_alive() for thread in threads):
-            time.sleep(min(EVERY, max(0.1, self._end - time.monotonic())))
-            looks.append(_look())
+            time.sleep(min(SAMPLE_SECONDS, max(0.1, self._end - time.monotonic())))
+            samples.append(_sample())
         return {
             "seconds": time.monotonic() - self._began,
             "histogram": sum(self._counts, Counter()),
             "errors": sum(self._errors, Counter()),
             "last_error_after": self._last_error,
-            "looks": looks,
+            "samples": samples,
         }
 
     def _read(self, number: int) -> None:
@@ -75,7 +75,7 @@ def _bucket(seconds: float) -> int:
 
 
 def _quantile(histogram: Counter[int], fraction: float) -> float:
-    """Milliseconds within which so many of the reads were done."""
+    """Return the latency in milliseconds for a fraction of the reads."""
     left = fraction * sum(histogram.values())
     for bucket in sorted(histogram):
         left -= histogram[bucket]
@@ -84,13 +84,13 @@ def _quantile(histogram: Counter[int], fraction: float) -> float:
     return 0.0
 
 
-def _look() -> dict[str, int]:
-    """KiB of memory and open sockets, from Linux's /proc."""
+def _sample() -> dict[str, int]:
+    """Return the memory in KiB and the number of open sockets, from Linux's /proc."""
     with open("/proc/self/status") as status:
         memory = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
     sockets = 0
     for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # it may be closed by now
+        with contextlib.suppress(OSError):  # closed in the meantime
             sockets += os.readlink(f"/proc/self/fd/{entry}").startswith("socket:")
     return {"memory": memory, "sockets": sockets}
 
@@ -100,8 +100,8 @@ def _progress(text: str) -> None:
 
 
 def _run(seconds: float) -> int:
-    _progress("Starting AWS and Cerberus on this machine, over TLS ...\n")
-    from local_stack.runtime import ROOT  # not in the function's process, whose memory is measured
+    _progress("Starting AWS and Cerberus on this machine ...\n")
+    from local_stack.runtime import ROOT  # not imported in the function, whose memory is measured
     from local_stack.stack import ROLE, SECRET_PATH, LocalStack
 
     with LocalStack() as stack:
@@ -114,61 +114,61 @@ def _run(seconds: float) -> int:
         command = [sys.executable, "-m", "benchmarks.load", "--reader", "--seconds", str(seconds)]
         reader = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         try:
-            _progress(f"{THREADS} threads read for {seconds:.0f} s ")
+            _progress(f"Reading with {THREADS} threads for {seconds:.0f} s ")
             half = time.monotonic() + seconds / 2
             while time.monotonic() < half and reader.poll() is None:
                 time.sleep(min(5, seconds / 4))
                 _progress(".")
             stack.cerberus.server.stop_listening()
-            _progress(" killed ")
+            _progress(" Cerberus stopped ")
             time.sleep(DOWN_SECONDS)
             stack.cerberus.server.resume()
-            _progress("and back ")
+            _progress("and restarted ")
             out, _ = reader.communicate(timeout=seconds + 60)
         finally:
             reader.kill()
             reader.wait()
         authentications = stack.cerberus.authentications
     _progress("\n")
-    told = json.loads(out)
-    histogram = Counter({int(bucket): count for bucket, count in told["histogram"].items()})
-    looks, reads = told["looks"], sum(histogram.values())
-    quarter = looks[len(looks) // 4]
+    results = json.loads(out)
+    histogram = Counter({int(bucket): count for bucket, count in results["histogram"].items()})
+    samples, reads = results["samples"], sum(histogram.values())
+    quarter = samples[len(samples) // 4]
     rows = [
         ("reads", f"{reads:,}"),
-        ("reads a second", f"{reads / told['seconds']:,.0f}"),
+        ("reads per second", f"{reads / results['seconds']:,.0f}"),
         *((f"p{name}, ms", f"{_quantile(histogram, fraction):.2f}") for name, fraction in _QUANTILES),
-        ("errors", ", ".join(f"{count} {name}" for name, count in told["errors"].items()) or "none"),
-        ("the last error, s after the kill", f"{max(0.0, told['last_error_after'] - seconds / 2):.1f}"),
+        ("errors", ", ".join(f"{count} {name}" for name, count in results["errors"].items()) or "none"),
+        ("last error, s after the stop", f"{max(0.0, results['last_error_after'] - seconds / 2):.1f}"),
         ("authentications", str(authentications)),
-        ("memory after a quarter and at the end, KiB", f"{quarter['memory']:,} {looks[-1]['memory']:,}"),
-        ("sockets, at most", str(max(look["sockets"] for look in looks))),
+        ("memory after a quarter and at the end, KiB", f"{quarter['memory']:,} {samples[-1]['memory']:,}"),
+        ("maximum of sockets", str(max(sample["sockets"] for sample in samples))),
     ]
     width = max(len(name) for name, _ in rows)
-    print(f"\n{seconds:.0f} s, {THREADS} threads, Cerberus killed for {DOWN_SECONDS:.0f} s in the midst\n")
+    print(f"\n{seconds:.0f} s, {THREADS} threads, Cerberus down for {DOWN_SECONDS:.0f} s\n")
     for name, value in rows:
         print(f"{name:{width}}  {value}")
-    wrong = []
-    if set(told["errors"]) - {"CerberusUnavailable", "DeadlineExceeded"}:
-        wrong.append("errors other than that the service is away")
-    if told["last_error_after"] > seconds / 2 + DOWN_SECONDS + 15:
-        wrong.append("errors long after the service was back")
-    if looks[-1]["memory"] > quarter["memory"] + 2048:
-        wrong.append("memory grows")
+    problems = []
+    if set(results["errors"]) - {"CerberusUnavailable", "DeadlineExceeded"}:
+        problems.append("There are errors other than CerberusUnavailable and DeadlineExceeded.")
+    if results["last_error_after"] > seconds / 2 + DOWN_SECONDS + 15:
+        problems.append("There are errors more than 15 s after the restart.")
+    if samples[-1]["memory"] > quarter["memory"] + 2048:
+        problems.append("Memory grew by more than 2 MiB after the first quarter.")
     if authentications != 1:
-        wrong.append(f"{authentications} authentications where the token was good all the while")
-    for each in wrong:
-        print(each, file=sys.stderr)
-    return 1 if wrong else 0
+        problems.append(f"There were {authentications} authentications, expected 1: the token stayed valid.")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 _QUANTILES = (("50", 0.5), ("99", 0.99), ("99.9", 0.999))
 
 
 def main() -> int:
-    """Return the exit code: 0, or 1 where something was lost that the service's absence does not explain."""
+    """Run the load test and return the exit code: 0, or 1 if the outage does not explain a failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=300, help="(default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=300, help="the duration (default: %(default)s)")
     parser.add_argument("--reader", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.reader:

@@ -1,4 +1,4 @@
-"""The measuring: whole processes in rounds, and containers of the real runtime."""
+"""The measurements: new processes in rounds, and containers of AWS's runtime."""
 
 from __future__ import annotations
 
@@ -27,32 +27,35 @@ MEMORY_SIZES = (128, 512, 1769)  # MB
 
 @dataclass(frozen=True)
 class Sample:
-    """One process."""
+    """The figures of one process."""
 
     cpu: dict[str, float]
-    """Milliseconds, user and system together, from the process's start, by step."""
+    """CPU milliseconds (user and system) from the start of the process, by step."""
     wall: dict[str, float]
-    """Milliseconds, from before the process was started, by step."""
+    """Elapsed milliseconds from before the start of the process, by step."""
     peak: dict[str, int]
-    """VmHWM in KiB, by step."""
+    """Peak memory (VmHWM) in KiB, by step."""
     warm: dict[str, float]
-    """Nanoseconds of one call that a cache answers, by what is called."""
+    """Nanoseconds of a cached call, by call."""
     uncached: dict[str, float]
-    """Nanoseconds of CPU of one call that the service answers, over a kept connection, by what is called."""
+    """CPU nanoseconds of an uncached call over a reused connection, by call."""
     imported: tuple[float, float]
-    """Milliseconds that importing this package took, wall and CPU."""
+    """Elapsed and CPU milliseconds of the import of this package."""
 
 
 Samples = dict[tuple[str, bool], list[Sample]]
-"""By contestant, and whether the runtime client was loaded before; in the order of the rounds."""
+"""Samples in the order of the rounds, by client and whether the runtime client was loaded first."""
 
 
 def _probe(
     step: str, contestant: Contestant, processes: Path, environment: dict[str, str], with_runtime: bool
 ) -> dict[str, Any]:
-    """What one process prints that runs this function of ``probe``.
+    """Run a function of ``probe`` in a new process, and return what it prints.
 
-    :raises RuntimeError: it failed.
+    Raises
+    ------
+    RuntimeError
+        The process failed.
     """
     path = [processes, *contestant.path]
     if with_runtime or contestant.needs_sdk:
@@ -98,7 +101,7 @@ def cold(
     rounds: int,
     progress: Callable[[str], None],
 ) -> Samples:
-    """All contestants in each round, in an order of its own; one round before the first is not counted."""
+    """Measure all clients in each round, in random order. The first round is a warm-up."""
     pairs = [(each, client) for each in contestants for client in (False, True) if each.cold or client]
     samples: Samples = defaultdict(list)
     start = time.monotonic()
@@ -107,28 +110,28 @@ def cold(
             sample = run(contestant, processes, environment, client)
             if number:
                 samples[contestant.name, client].append(sample)
-        progress(f"\rround {number} of {rounds}, {time.monotonic() - start:.0f} s ")
+        progress(f"\rcold start: round {number} of {rounds}, {time.monotonic() - start:.0f} s ")
     progress("\n")
     return samples
 
 
 def over(base: Sequence[float], figures: Sequence[float]) -> float:
-    """The median of the paired differences."""
+    """Return the median of the paired differences."""
     return median(figure - least for figure, least in zip(figures, base, strict=True))
 
 
 def cpu(samples: Samples, name: str, step: str, client: bool) -> float:
-    """Milliseconds of CPU over the bare interpreter."""
+    """Return the CPU milliseconds in addition to the bare interpreter."""
     return over(*([each.cpu[step] for each in samples[who, client]] for who in (BARE.name, name)))
 
 
 def wall(samples: Samples, name: str, step: str, client: bool) -> float:
-    """Milliseconds of wall time over the bare interpreter."""
+    """Return the elapsed milliseconds in addition to the bare interpreter."""
     return over(*([each.wall[step] for each in samples[who, client]] for who in (BARE.name, name)))
 
 
 def peak(samples: Samples, name: str, step: str, client: bool) -> float:
-    """MiB of memory over the bare interpreter, at the peak."""
+    """Return the peak memory in MiB in addition to the bare interpreter."""
     return over(*([each.peak[step] / 1024 for each in samples[who, client]] for who in (BARE.name, name)))
 
 
@@ -140,7 +143,7 @@ def in_lambda(
     rounds: int,
     progress: Callable[[str], None],
 ) -> dict[str, tuple[float, float]]:
-    """Containers of the real runtime: milliseconds of initialisation and of the first invocation, medians, by name."""
+    """Return median milliseconds of initialisation and first invocation in AWS's runtime, by name."""
     artifact = folder / "function"
     shutil.copytree(processes, artifact)
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -153,7 +156,7 @@ def in_lambda(
                     raise RuntimeError(f"{contestant.name} failed in the runtime:\n{container.log}")
                 initialising = container.init_milliseconds
             times[contestant.name].append((initialising, invocation.milliseconds - initialising))
-        progress(f"\rin the runtime: round {number + 1} of {rounds} ")
+        progress(f"\rAWS's runtime: round {number + 1} of {rounds} ")
     progress("\n")
     return {
         name: (median(init for init, _ in all_), median(first for _, first in all_)) for name, all_ in times.items()
@@ -167,9 +170,12 @@ def in_handler(
     rounds: int,
     progress: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
-    """The first secret in a handler, by name and memory size: milliseconds, medians.
+    """Return median milliseconds of the first secret in a handler, by name and memory size.
 
-    :raises QuotaUnavailableError: this machine does not let us limit a process.
+    Raises
+    ------
+    QuotaUnavailableError
+        This machine does not allow CPU quotas.
     """
     times: dict[str, dict[str, list[float]]] = {each.name: defaultdict(list) for each in contestants}
     for size in MEMORY_SIZES:
@@ -179,6 +185,6 @@ def in_handler(
                 for contestant in random.Random(number).sample(contestants, len(contestants)):
                     found = _probe("first_use", contestant, processes, variables, True)
                     times[contestant.name][str(size)].append(found["seconds"] * 1e3)
-                progress(f"\rin a handler of {size} MB: round {number + 1} of {rounds} ")
+                progress(f"\rhandler with {size} MB: round {number + 1} of {rounds} ")
         progress("\n")
     return {name: {size: median(all_) for size, all_ in sizes.items()} for name, sizes in times.items()}

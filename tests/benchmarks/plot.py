@@ -1,162 +1,119 @@
-"""Bar charts as SVG, readable on a light and on a dark page."""
+"""The charts of the benchmarks."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-from xml.sax.saxutils import escape
+from collections.abc import Callable
+from typing import Any
 
-from .tables import shown
+from .drawing import Group, bars, dots
 
-_NAMES, _PLOT, _VALUES = (
-    330,
-    440,
-    90,
-)  # widths of the names, of the bars at their longest, and of the figures beside them
-_BAR, _GAP, _TOP, _AXIS = 14, 16, 62, 44
-_TICKS = 6  # at most, on a linear axis
-STYLE = """
-  text { font: 13px system-ui, sans-serif; fill: #24292f }
-  .title { font-weight: 600; font-size: 15px } .small { font-size: 12px }
-  .other { fill: #8c959f } .ours { fill: #0969da } .floor { fill: #57606a } line { stroke: #d0d7de }
-  .shade1 { opacity: .65 } .shade2 { opacity: .4 }
-  polyline.ours { fill: none; stroke: #0969da } polyline.other { fill: none; stroke: #8c959f } polyline { stroke-width: 3 }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #e6edf3 } .other { fill: #6e7681 } .ours { fill: #58a6ff } .floor { fill: #b1bac4 } line { stroke: #30363d }
-    polyline.ours { fill: none; stroke: #58a6ff } polyline.other { fill: none; stroke: #6e7681 }
-  }
-"""
+# The names of clients and calls in charts and in the documentation.
+_NAMES = {
+    "cerberus-auth, from the shared cache": "cerberus-auth, from the shared table",
+    "cerberus-auth, no byte-code": "cerberus-auth, layer without byte-code",
+    "cerberus-auth, SDK client": "cerberus-auth, CERBERUS_AWS_CLIENT=sdk",
+    "the floor: http.client and hmac": "floor: bare http.client",
+    "boto3 + requests": "boto3 + requests (KMS)",
+    "read(), cached": "cerberus-auth read()",
+    "token()": "cerberus-auth token()",
+    "get_secret(), cached": "Powertools get_secret()",
+    "get_secret_string(), cached": "aws-secretsmanager-caching",
+    "loopback hop, http.client": "request to a local extension, http.client",
+    "loopback hop, requests": "request to a local extension, requests",
+    "http.client, a kept connection": "floor: http.client",
+    "cerberus-auth, read(max_age=0)": "cerberus-auth read(max_age=0)",
+    "urllib3, a connection pool": "urllib3, connection pool",
+    "requests, a session": "requests, session",
+    "Powertools get_secret(force_fetch=True)": "Powertools get_secret(force_fetch=True), Secrets Manager",
+    "boto3 get_secret_value": "boto3 get_secret_value, Secrets Manager",
+    "cerberus-python-client 1.4.0, a new connection": "cerberus-python-client 1.4.0, new connection",
+    "cerberus-python-client 2.5.4, a new connection": "cerberus-python-client 2.5.4, new connection",
+}
+# The rows of `warm_ns` for a cached read. Other clients have nothing like token().
+_CACHED = (
+    "read(), cached",
+    "get_secret(), cached",
+    "get_secret_string(), cached",
+    "loopback hop, http.client",
+    "loopback hop, requests",
+)
+# The rows of `uncached_cpu_ns` for a read of Cerberus over a reused connection.
+_UNCACHED = (
+    "http.client, a kept connection",
+    "cerberus-auth, read(max_age=0)",
+    "urllib3, a connection pool",
+    "requests, a session",
+)
 
 
-class Group(NamedTuple):
-    """The bars of one contestant, which all have one unit."""
-
-    name: str
-    kind: str
-    """``ours``, ``floor`` or ``other``."""
-    values: Sequence[float]
+def name_of(contestant: str) -> str:
+    """Return the name of a client or call for charts and tables."""
+    return _NAMES.get(contestant, contestant)
 
 
 def cold(figures: dict[str, Any]) -> str:
-    """CPU of each contestant to the token and to the first secret, the quickest first."""
-    rows = sorted(figures["cold"].items(), key=lambda row: float(row[1]["cpu_ms"]["token"]))
-    groups = [
-        Group(name, _kind(name), [float(row["cpu_ms"][step]) for step in ("token", "secret")]) for name, row in rows
-    ]
-    about = "over an interpreter with Lambda's runtime client; the floor: two requests without checks or retries"
-    return bars("CPU from a cold start to a token", about, "ms of CPU", groups, ("to the token", "to the first secret"))
-
-
-# The rows of `warm_ns` that are one thing, a read that a cache answers, and what the chart calls them.
-_CACHED = {
-    "read(), cached": "cerberus-auth read()",
-    "get_secret(), cached": "Powertools get_secret()",
-    "get_secret_string(), cached": "aws-secretsmanager-caching",
-    "loopback hop, http.client": "an extension, asked by http.client",
-    "loopback hop, requests": "an extension, asked by requests",
-}
+    """Draw the CPU time of each client to the first secret, in ascending order."""
+    rows = sorted((float(row["cpu_ms"]["secret"]), name) for name, row in figures["cold"].items())
+    groups = [Group(name_of(name), _kind(name), [milliseconds]) for milliseconds, name in rows]
+    about = (
+        "CPU time of a new process beyond Lambda's runtime client, until it has its first secret.",
+        "Floor: the same two requests and the signature, without checks, retries or caching. It loads all "
+        f"{figures['certificates']} certificate authorities;",
+        "cerberus-auth loads the one it needs, which is why it can be faster than the floor.",
+    )
+    return bars("Cold start to the first secret", about, "milliseconds of CPU", groups)
 
 
 def cached(figures: dict[str, Any]) -> str:
-    """The time of a cached read, on a scale of powers of ten."""
+    """Draw the time of a cached read on a logarithmic scale."""
     found = figures["warm_ns"]
-    rows = sorted((float(found[what]) / 1000, name) for what, name in _CACHED.items() if what in found)
-    groups = [Group(name, _kind(name), [micros]) for micros, name in rows]
-    about = "one more read in a warm container; the extension is a loopback server that does nothing else"
-    return bars("A cached read", about, "µs, each line ten times the one before", groups, is_logarithmic=True)
+    rows = sorted((float(found[what]) / 1000, name_of(what)) for what in _CACHED if what in found)
+    groups = [Group(name, _kind(name), [microseconds]) for microseconds, name in rows]
+    about = (
+        "One more read in a warm process, answered by a cache. Logarithmic scale: each line is ten times the one before.",
+        "The local extension is a stand-in: a loopback server that answers at once. A real extension takes longer.",
+    )
+    return dots("Cached read", about, "microseconds", groups)
 
 
 def uncached(figures: dict[str, Any]) -> str:
-    """CPU of a read that Cerberus answers over a kept connection."""
-    found = sorted(figures["uncached_cpu_ns"].items(), key=lambda row: float(row[1]))
-    groups = [
-        Group(what, "floor" if what.startswith("http.client") else _kind(what), [float(nanoseconds) / 1000])
-        for what, nanoseconds in found
-        # Those are left out that ask another service, with signed requests, or that keep no connection.
-        if not what.startswith(("Powertools", "boto3")) and not what.endswith("a new connection")
-    ]
-    about = "over a kept TLS connection; http.client is the floor: it checks nothing and never tries again"
-    return bars("A read that Cerberus answers", about, "µs of CPU", groups)
+    """Draw the CPU time of a read over a reused connection."""
+    found = figures["uncached_cpu_ns"]
+    rows = sorted((float(found[what]) / 1000, name_of(what)) for what in _UNCACHED if what in found)
+    groups = [Group(name, _kind(name), [microseconds]) for microseconds, name in rows]
+    about = (
+        "CPU time of one read that Cerberus answers, over a kept TLS connection.",
+        "Floor: http.client, which checks nothing and does not retry.",
+    )
+    return bars("Uncached read", about, "microseconds of CPU", groups)
 
 
 def in_handler(figures: dict[str, Any]) -> str:
-    """The first secret in a handler, by memory size."""
+    """Draw the time to the first secret in a handler by memory size."""
     found: dict[str, dict[str, float]] = figures["handler_ms"]
     rows = sorted(found.items(), key=lambda row: next(iter(row[1].values())))
-    groups = [Group(name, _kind(name), list(sizes.values())) for name, sizes in rows]
+    groups = [Group(name_of(name), _kind(name), list(sizes.values())) for name, sizes in rows]
     legend = [f"{int(size):,} MB" for size in rows[0][1]]
-    about = "with the CPU that Lambda gives a handler of this size; Cerberus answers in 20 ms, AWS in 2 ms"
-    return bars("The first secret in a handler", about, "ms", groups, legend)
-
-
-def bars(
-    title: str,
-    about: str,
-    unit: str,
-    groups: Sequence[Group],
-    legend: Sequence[str] = (),
-    is_logarithmic: bool = False,
-) -> str:
-    """A chart with one axis. Each group has as many bars as ``legend`` has names, the first one in full colour."""
-    values = [value for group in groups for value in group.values]
-    ticks = _decades(values) if is_logarithmic else _steps(max(values))
-    least, most = (math.log10(ticks[0]), math.log10(ticks[-1])) if is_logarithmic else (0.0, ticks[-1])
-    steps = [_GAP + _BAR * len(group.values) for group in groups]
-    top = _TOP + (20 if legend else 0)
-    width, bottom = _NAMES + _PLOT + _VALUES, top + sum(steps)
-
-    def x(value: float) -> float:
-        return _NAMES + _PLOT * ((math.log10(value) if is_logarithmic else value) - least) / (most - least)
-
-    drawn = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + _AXIS}" role="img" aria-labelledby="title">',
-        f'<title id="title">{escape(title)}</title><style>{STYLE}</style>',
-        f'<text class="title" x="8" y="22">{escape(title)}, {escape(unit)}</text>',
-        f'<text class="small" x="8" y="42">{escape(about)}</text>',
-    ]
-    for number, name in enumerate(legend):
-        left = _NAMES + 150 * number
-        drawn += [
-            f'<rect class="ours shade{number}" x="{left}" y="54" width="12" height="12"/>',
-            f'<text class="small" x="{left + 18}" y="64">{escape(name)}</text>',
-        ]
-    for tick in ticks:
-        drawn += [
-            f'<line x1="{x(tick):.1f}" y1="{top}" x2="{x(tick):.1f}" y2="{bottom}"/>',
-            f'<text class="small" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:,g}</text>',
-        ]
-    drawn.append(
-        f'<text class="small" x="{_NAMES + _PLOT / 2:.0f}" y="{bottom + 34}" text-anchor="middle">{escape(unit)}</text>'
+    about = (
+        "Time of the first read in a handler, with the CPU share that Lambda gives to each memory size.",
+        "Modules are loaded before, with a full CPU, as during initialization. Cerberus answers in 20 ms, AWS in 2 ms.",
     )
-    y = float(top)
-    for group, step in zip(groups, steps, strict=True):
-        drawn.append(
-            f'<text x="{_NAMES - 8}" y="{y + step / 2 + 4.5:.1f}" text-anchor="end">{escape(group.name)}</text>'
-        )
-        for number, value in enumerate(group.values):
-            at = y + _GAP / 2 + _BAR * number
-            drawn += [
-                f'<rect class="{group.kind} shade{number}" x="{_NAMES}" y="{at:.1f}" width="{x(value) - _NAMES:.1f}" '
-                f'height="{_BAR - 1}"/>',
-                f'<text class="small" x="{x(value) + 6:.1f}" y="{at + 11:.1f}">{shown(value)}</text>',
-            ]
-        y += step
-    return "\n".join([*drawn, "</svg>", ""])
+    return bars("First use in a handler", about, "milliseconds", groups, legend)
+
+
+CHARTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "cold-start.svg": cold,
+    "cached-read.svg": cached,
+    "uncached-read.svg": uncached,
+    "first-use.svg": in_handler,
+}
+
+
+def charts(figures: dict[str, Any]) -> dict[str, str]:
+    """Return all charts by file name, without those that this machine could not measure."""
+    unmeasured = {"first-use.svg"} if isinstance(figures["handler_ms"], str) else set()
+    return {name: draw(figures) for name, draw in CHARTS.items() if name not in unmeasured}
 
 
 def _kind(name: str) -> str:
     return "ours" if name.startswith("cerberus-auth") else "floor" if "floor" in name else "other"
-
-
-def _steps(most: float) -> list[float]:
-    """From 0 by steps of 1, 2 or 5 times a power of ten, to where the longest bar fits."""
-    power = 10.0 ** math.floor(math.log10(most / _TICKS))
-    step = next(power * times for times in (1, 2, 5, 10) if power * times * _TICKS >= most)
-    return [step * number for number in range(math.ceil(most / step) + 1)]
-
-
-def _decades(values: Sequence[float]) -> list[float]:
-    """Powers of ten: one below the shortest bar, so that it has a length, to one that the longest does not reach."""
-    least, most = math.ceil(math.log10(min(values))) - 1, math.floor(math.log10(max(values))) + 1
-    return [10.0**power for power in range(least, most + 1)]

@@ -1,4 +1,4 @@
-"""The figures of a run, the table made of them, and the aims they are held against."""
+"""The figures of a run, the tables, and the targets."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ CACHED_READ = "read(), cached"
 UNCACHED_READ = "cerberus-auth, read(max_age=0)"
 PLAIN_READ = "http.client, a kept connection"
 CERBERUS_SECONDS, AWS_SECONDS = 0.02, 0.002
-"""How long the services take to answer, where the first use in a handler is measured."""
+"""Response times of the services in the measurement of the first use in a handler."""
 
 
-class Aim(NamedTuple):
-    """What is to hold, with the figure found."""
+class Target(NamedTuple):
+    """A target with the figure measured."""
 
     text: str
     found: str
     limit: str
-    holds: bool
+    met: bool
 
 
 def figures(
@@ -45,9 +45,12 @@ def figures(
     handler: dict[str, dict[str, float]] | str,
     certificates: int,
 ) -> dict[str, Any]:
-    """All that was found, for ``figures.json``. Milliseconds, MiB and nanoseconds; medians of paired differences.
+    """Return all figures for ``figures.json``: medians of paired differences, in milliseconds, MiB and nanoseconds.
 
-    :param handler: the first secret in a handler; or why this was not measured.
+    Parameters
+    ----------
+    handler
+        The times of the first secret in a handler, or the reason why they were not measured.
     """
     cold = {each.name: _cold(samples, each, True) for each in known if each.cold and each != BARE}
     bare = {
@@ -88,7 +91,7 @@ def figures(
 
 
 def _calls(known: list[Contestant], samples: Samples, times: Callable[[Sample], dict[str, float]]) -> dict[str, float]:
-    """Nanoseconds of one call, by what is called; of this package in one way only, since its ways do not differ here."""
+    """Return nanoseconds for each call. Only one variant of this package counts, because its variants do not differ here."""
     return {
         what: round(median(times(sample)[what] for sample in samples[each.name, True]), 1)
         for each in known
@@ -98,7 +101,7 @@ def _calls(known: list[Contestant], samples: Samples, times: Callable[[Sample], 
 
 
 def _cold(samples: Samples, contestant: Contestant, client: bool) -> dict[str, Any]:
-    """Of those without a token, what the first secret takes stands for it."""
+    """Return the figures of a cold start. For clients without a token, the first secret replaces it."""
     kinds = {"cpu_ms": measure.cpu, "wall_ms": measure.wall, "peak_mib": measure.peak}
     return {
         kind: {step: round(find(samples, contestant.name, step, client), 1) for step in measure.STEPS}
@@ -121,7 +124,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _sizes(archive: Path) -> dict[str, dict[str, int]]:
-    """KiB by part, in the layer and in its zip: sources and data by package, byte-code by Python."""
+    """Return the size in KiB of each part, unpacked and zipped: packages, and byte-code for each Python version."""
     parts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     with ZipFile(archive) as zipped:
         for entry in zipped.infolist():
@@ -138,27 +141,27 @@ def _sizes(archive: Path) -> dict[str, dict[str, int]]:
     return {part: {"kib": round(parts[part][0] / 1024), "zipped_kib": round(parts[part][1] / 1024)} for part in order}
 
 
-def table(found: dict[str, Any], aims: list[Aim]) -> str:
-    """Markdown, of at most 100 columns."""
-    return "\n".join(_lines(found, aims)) + "\n"
+def table(found: dict[str, Any], targets: list[Target]) -> str:
+    """Return the tables in Markdown, with at most 100 columns when aligned."""
+    return "\n".join(_lines(found, targets)) + "\n"
 
 
-def _lines(found: dict[str, Any], aims: list[Aim]) -> Iterator[str]:
+def _lines(found: dict[str, Any], targets: list[Target]) -> Iterator[str]:
     machine = found["machine"]
     yield wrapped(
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, Python "
         f"{machine['python']}, OpenSSL {machine['openssl']}; "
         f"{', '.join(f'{name} {version}' for name, version in found['versions'].items())}. Medians of the paired differences "
-        f"of {found['rounds']} rounds, whole processes, loopback TLS with {found['certificates']} authorities to trust. "
-        "cerberus-auth looks up the authority that it needs in its layer; only with AWS_CA_BUNDLE it loads all of them, as "
-        "the others do. The floor makes the two requests and the signature, without checks, retries or caching."
+        f"of {found['rounds']} rounds. Each sample is a new process; TLS trusts {found['certificates']} authorities. "
+        "cerberus-auth loads only the authority that it needs from its layer; with AWS_CA_BUNDLE it loads all of them, like "
+        "the other clients. The floor sends two requests with a signature, without checks, retries or caching."
     )
     yield from _cold_lines(found)
-    yield from ("", "A warm call that a cache answers:", "", "| cached | µs |", "| --- | ---: |")
+    yield from ("", "A call in a warm container that a cache serves:", "", "| cached call | µs |", "| --- | ---: |")
     for what, nanoseconds in sorted(found["warm_ns"].items(), key=lambda each: float(each[1])):
         yield f"| {what} | {shown(nanoseconds / 1000)} |"
-    yield from ("", "A read that the service answers, over a kept connection unless said otherwise:", "")
-    yield from ("| uncached | CPU, µs | times http.client |", "| --- | ---: | ---: |")
+    yield from ("", "A read that reaches the service, over a reused connection unless stated otherwise:", "")
+    yield from ("| uncached call | CPU, µs | / http.client |", "| --- | ---: | ---: |")
     least = found["uncached_cpu_ns"][PLAIN_READ]
     for what, nanoseconds in sorted(found["uncached_cpu_ns"].items(), key=lambda each: float(each[1])):
         yield f"| {what} | {nanoseconds / 1000:.0f} | {nanoseconds / least:.2f} |"
@@ -168,10 +171,10 @@ def _lines(found: dict[str, Any], aims: list[Aim]) -> Iterator[str]:
         yield from ("", f"| {layer} layer | KiB | zipped |", "| --- | ---: | ---: |")
         for part, size in sizes.items():
             yield f"| {part} | {size['kib']} | {size['zipped_kib']} |"
-    if aims:
-        yield from ("", "| target | found | limit | |", "| --- | ---: | ---: | --- |")
-        for aim in aims:
-            yield f"| {aim.text} | {aim.found} | {aim.limit} | {'holds' if aim.holds else 'FAILS'} |"
+    if targets:
+        yield from ("", "| target | measured | limit | |", "| --- | ---: | ---: | --- |")
+        for target in targets:
+            yield f"| {target.text} | {target.found} | {target.limit} | {'met' if target.met else 'MISSED'} |"
 
 
 def _cold_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -179,8 +182,9 @@ def _cold_lines(found: dict[str, Any]) -> Iterator[str]:
     rows = sorted(found["cold"].items(), key=lambda each: float(each[1]["cpu_ms"]["token"]))
     yield from (
         "",
-        f"Over an interpreter with Lambda's runtime client ({base['cpu_ms']:.0f} ms CPU, {base['peak_mib']:.0f} MiB).",
-        "Contestants without a token show their first secret in its place.",
+        "In addition to an interpreter with Lambda's runtime client "
+        f"({base['cpu_ms']:.0f} ms CPU, {base['peak_mib']:.0f} MiB).",
+        "Clients without a token show their first secret in that column.",
         "",
         "| cold start, CPU in ms | token | / floor | secret | / floor | MiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -206,11 +210,11 @@ def _cold_lines(found: dict[str, Any]) -> Iterator[str]:
     yield from (
         "",
         wrapped(
-            "INIT and the first invocation are those of AWS's runtime emulator. An empty function takes "
+            "INIT and the first invocation are measured in AWS's runtime emulator. An empty function takes "
             f"{inside['init']:.0f} ms and {inside['first_invocation']:.0f} ms."
         ),
         "",
-        f"Over a bare interpreter ({found['bare_interpreter']['cpu_ms']:.0f} ms CPU, "
+        f"In addition to a bare interpreter ({found['bare_interpreter']['cpu_ms']:.0f} ms CPU, "
         f"{found['bare_interpreter']['peak_mib']:.0f} MiB), without the runtime client:",
         "",
         "| cold start, CPU in ms | token | secret | MiB |",
@@ -224,15 +228,15 @@ def _cold_lines(found: dict[str, Any]) -> Iterator[str]:
 
 def _handler_lines(found: dict[str, dict[str, float]] | str) -> Iterator[str]:
     if isinstance(found, str):
-        yield from ("", wrapped(f"The first secret in a handler under a CPU quota was not measured: {found}."))
+        yield from ("", wrapped(f"The first secret in a handler with a CPU quota was not measured: {found}."))
         return
     rows = sorted(found.items(), key=lambda row: next(iter(row[1].values())))
     sizes = rows[0][1]
     yield from (
         "",
         wrapped(
-            "The first secret in a handler: modules are loaded and clients made with a full CPU, as during INIT. "
-            f"Cerberus answers in {CERBERUS_SECONDS * 1e3:.0f} ms, AWS in {AWS_SECONDS * 1e3:.0f} ms."
+            "The first secret in a handler. Imports and the creation of clients run before, with a full CPU as in INIT. "
+            f"Cerberus responds in {CERBERUS_SECONDS * 1e3:.0f} ms, AWS in {AWS_SECONDS * 1e3:.0f} ms."
         ),
         "",
         f"| first use, elapsed ms | {' | '.join(f'{int(size):,} MB' for size in sizes)} |",
@@ -242,8 +246,8 @@ def _handler_lines(found: dict[str, dict[str, float]] | str) -> Iterator[str]:
         yield f"| {name} | {' | '.join(f'{time:.0f}' for time in times.values())} |"
 
 
-def aims(found: dict[str, Any]) -> list[Aim]:
-    """What the package is to reach, each with the figure found."""
+def targets(found: dict[str, Any]) -> list[Target]:
+    """Return the package's targets, each with the figure measured."""
     cold, warm, uncached = found["cold"], found["warm_ns"], found["uncached_cpu_ns"]
 
     def cpu(name: str, step: str = "token") -> float:
@@ -254,9 +258,9 @@ def aims(found: dict[str, Any]) -> list[Aim]:
 
     ours = cpu(SIGNED.name)
     checked = [
-        _at_most("CPU to the token, against the floor", ours / cpu(FLOOR.name), 0.75, "times"),
+        _at_most("CPU to the token, compared with the floor", ours / cpu(FLOOR.name), 0.75, "times"),
         _at_most(
-            "CPU to the first secret, against the floor",
+            "CPU to the first secret, compared with the floor",
             cpu(SIGNED.name, "secret") / cpu(FLOOR.name, "secret"),
             0.78,
             "times",
@@ -264,30 +268,30 @@ def aims(found: dict[str, Any]) -> list[Aim]:
     ]
     for name in cold:
         if name in (STRAIGHT.name, POWERTOOLS_SECRET.name) or "1.4.0" in name:
-            checked.append(_at_least(f"CPU to the token: {_short(name)}", cpu(name) / ours, 6, "times"))
+            checked.append(_at_least(f"CPU to the token, {_short(name)}", cpu(name) / ours, 6, "times"))
         elif "2.5.4" in name or "caching" in name:
-            checked.append(_at_least(f"CPU to the token: {_short(name)}", cpu(name) / ours, 3, "times"))
+            checked.append(_at_least(f"CPU to the token, {_short(name)}", cpu(name) / ours, 3, "times"))
     handler = found["handler_ms"]
     if not isinstance(handler, str):
         part = handler[SIGNED.name]["128"] / handler[POWERTOOLS_SECRET.name]["128"]
-        checked.append(_at_most("first use at 128 MB, against Powertools", part, 0.1, "times"))
+        checked.append(_at_most("first use at 128 MB, compared with Powertools", part, 0.1, "times"))
     found_wall, asked_wall = (float(cold[each.name]["wall_ms"]["token"]) for each in (SHARED, SIGNED))
     token, read, powertools = warm["token()"], warm[CACHED_READ], warm["get_secret(), cached"]
     hop = min(nanoseconds for what, nanoseconds in warm.items() if what.startswith(HOP.name))
     return [
         *checked,
         _at_most("CPU from the token to the first secret", cpu(SIGNED.name, "secret") - ours, 10, "ms"),
-        _at_most("token from the table, later than from Cerberus by", found_wall - asked_wall, 0, "ms"),
+        _at_most("time to the token, shared cache minus Cerberus", found_wall - asked_wall, 0, "ms"),
         _at_most("import cerberus_auth", found["import_ms"]["wall"], 10, "ms"),
         _at_most("warm token()", token / 1000, 0.2, "µs"),
         _at_most("cached read", read / 1000, 0.6, "µs"),
-        _at_most("cached read, against Powertools' cached get", read / powertools, 1 / 3, "times"),
-        _at_least("loopback hop, against warm token()", hop / token, 500, "times"),
+        _at_most("cached read, compared with Powertools' cached get", read / powertools, 1 / 3, "times"),
+        _at_least("loopback request, compared with warm token()", hop / token, 500, "times"),
         _at_most(
-            "uncached read, CPU against http.client", uncached[UNCACHED_READ] / uncached[PLAIN_READ], 1.4, "times"
+            "uncached read, CPU compared with http.client", uncached[UNCACHED_READ] / uncached[PLAIN_READ], 1.4, "times"
         ),
-        _at_most("memory, against boto3 + requests", memory(SIGNED.name) / memory(STRAIGHT.name), 0.25, "times"),
-        _at_most("this run", found["minutes"], 10, "minutes"),
+        _at_most("memory, compared with boto3 + requests", memory(SIGNED.name) / memory(STRAIGHT.name), 0.25, "times"),
+        _at_most("duration of this run", found["minutes"], 10, "minutes"),
     ]
 
 
@@ -295,9 +299,9 @@ def _short(name: str) -> str:
     return name.partition(" (")[0]
 
 
-def _at_most(what: str, figure: float, limit: float, unit: str) -> Aim:
-    return Aim(what, f"{figure:.3g} {unit}", f"≤ {limit:.3g}", figure <= limit)
+def _at_most(what: str, figure: float, limit: float, unit: str) -> Target:
+    return Target(what, f"{figure:.3g} {unit}", f"≤ {limit:.3g}", figure <= limit)
 
 
-def _at_least(what: str, figure: float, limit: float, unit: str) -> Aim:
-    return Aim(what, f"{figure:.3g} {unit}", f"≥ {limit:.3g}", figure >= limit)
+def _at_least(what: str, figure: float, limit: float, unit: str) -> Target:
+    return Target(what, f"{figure:.3g} {unit}", f"≥ {limit:.3g}", figure >= limit)

@@ -1,4 +1,4 @@
-"""What the contestants talk to, all of it in this process: Cerberus, AWS, Secrets Manager, and a server one hop away."""
+"""The servers for the benchmarks, all in this process: Cerberus, AWS, Secrets Manager and a minimal loopback server."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _HOP_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Len
 
 
 class Services:
-    """A context manager. Everything but the hop speaks TLS, with certificates that stand behind the public ones."""
+    """All servers, as a context manager. They use TLS, except for the loopback server."""
 
     def __init__(self) -> None:
         with contextlib.ExitStack() as parts:
             self._stack = parts.enter_context(LocalStack())
             self.bundle = self._stack.folder / "bundle.pem"
-            """The authorities to trust: the public ones, and this stack's own."""
+            """The authorities to trust: the public ones and the stack's."""
             self.bundle.write_bytes(Path(certifi.where()).read_bytes() + self._stack.ca.bundle.read_bytes())
             self._manager = parts.enter_context(_secrets_manager(self._stack))
             self._hop = parts.enter_context(_Hop())
@@ -63,7 +63,7 @@ class Services:
 
     @contextlib.contextmanager
     def latency(self, cerberus_seconds: float, aws_seconds: float) -> Iterator[None]:
-        """Let each service answer this much later."""
+        """Delay the responses of each service by these seconds."""
         delays = {
             self._stack.cerberus.server: cerberus_seconds,
             self._stack.aws.server: aws_seconds,
@@ -79,7 +79,7 @@ class Services:
 
     @property
     def certificates(self) -> int:
-        """How many the bundle has."""
+        """Return the number of authorities in the bundle."""
         return self.bundle.read_text().count("BEGIN CERTIFICATE")
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class Services:
 
 
 def _secrets_manager(stack: LocalStack) -> Server:
-    """Secrets Manager by moto alone: its clients are measured here, not their permissions."""
+    """Forward a call of Secrets Manager to moto without the gate: permissions are not measured here."""
     application = Client(DomainDispatcherApplication(create_backend_app), use_cookies=False)
     lock = threading.Lock()
 
@@ -108,7 +108,7 @@ def _secrets_manager(stack: LocalStack) -> Server:
 
 
 class _Hop:
-    """The quickest server there can be in Python: it answers whatever comes, and looks at none of it."""
+    """A minimal server: it sends the same response to everything without parsing it."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

@@ -1,16 +1,17 @@
-"""``make soak``: a function's threads use a token over many short leases, of services that keep failing.
+"""Use a token over many short leases while the services keep failing (``make soak``).
 
-A tenth of all requests, to Cerberus and for a decrypt to KMS, fails at random: by 500, by a reset, by half an answer, or by
-an answer that comes after the read timeout. The servers run in this process and the function in another, so that the memory
-and the sockets which are measured are the package's.
+A tenth of all requests to Cerberus, and of kms:Decrypt, fails at random: with a 500, a reset, half a response, or a response
+after the read timeout. The servers run in this process and the function in another, so that memory and sockets are measured for
+the package only.
 
-*Could have been served* is every caller but one who depends on a request that failed as often as it may be sent: its own
-read, or one of the authentication it waited for, or of one that failed just before (calls then fail fast for a moment). So an
-error counts as unavoidable only if it says that the last attempt allowed has failed, the servers have failed such a request
-so often in a row at that very time, and, where it is the authentication's, no usable token was held all the while.
+An error is unavoidable if all of these are true. Every other error is avoidable, and fails the test.
 
-A lease is longer than nearly every authentication that succeeds at its last attempts: the token of a shorter one could be over
-before it is here, which is an error too, and nobody's fault.
+- The error says that the last attempt failed.
+- The servers failed this request, or one of the authentication, for that many times in a row at that time. After a failed
+  authentication, calls fail immediately for up to a second.
+- If the authentication failed: there was no usable token at any time during the call.
+
+A lease is longer than nearly every authentication. With shorter leases, a token could expire before the response arrives.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ AUTH, DECRYPT = "/v2/auth/iam-principal", "TrentService.Decrypt"
 ATTEMPTS = 3
 READ_TIMEOUT = 0.7
 FAULTS = (Fault.status(500), Fault.reset(), Fault.half_body(), Fault.delay(READ_TIMEOUT * 1.5))
-FAILING = 0.1  # of all requests
-MARGIN = 0.1  # of a lease
-PACE = 1800  # uses in the time that a lease lasts
-MOST_USES_PER_LEASE = 2000  # 100,000 uses see 50 leases at least
-FAIL_FAST_SECONDS = 1.0  # after three failures in a row; after fewer, less
-WARM_UP = 0.2  # of all uses, before memory is measured
+FAILING = 0.1  # the fraction of requests
+MARGIN = 0.1  # the fraction of a lease
+PACE = 1800  # uses during a lease
+MOST_USES_PER_LEASE = 2000  # 100,000 uses need at least 50 leases
+FAIL_FAST_SECONDS = 1.0  # the maximum, after three failures in a row
+WARM_UP = 0.2  # the fraction of uses before the first memory sample
 MEMORY_GROWTH = 1024  # KiB
 
 
 class RandomFaults(Faults):
-    """A fault for a tenth of the requests; it remembers those that failed as often as they are sent."""
+    """Faults for a tenth of the requests. It records the requests whose attempts all failed."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.requests = self.failed = 0
-        self.exhausted: defaultdict[str, list[float]] = defaultdict(list)  # when the last attempt came
+        self.exhausted: defaultdict[str, list[float]] = defaultdict(list)  # the times of the last attempts
         self._in_a_row: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._taking = threading.Lock()
@@ -57,7 +58,7 @@ class RandomFaults(Faults):
     def take(self, request: Request) -> Fault | None:
         what = request.headers["X-Amz-Target"] or request.path
         if what.startswith("TrentService") and what != DECRYPT:
-            return None  # from the stand-in for Cerberus
+            return None  # a call by Cerberus
         with self._taking:
             self.requests += 1
             if self._random.random() >= FAILING:
@@ -71,19 +72,19 @@ class RandomFaults(Faults):
             return self._random.choice(FAULTS)
 
     def explain(self, error: dict[str, Any]) -> bool:
-        """Whether this error was unavoidable, as the module's text defines it."""
+        """Tell whether an error was unavoidable, as the module defines it."""
         if f"(attempt {ATTEMPTS} of {ATTEMPTS})" not in error["text"]:
             return False
         asked, raised = error["asked"], error["raised"]
         if any(asked <= at <= raised for at in self.exhausted[f"/v1/secret/{error['path']}"]):
             return True
-        earliest = asked - FAIL_FAST_SECONDS - READ_TIMEOUT  # the last attempt may have run into that timeout
+        earliest = asked - FAIL_FAST_SECONDS - READ_TIMEOUT  # the last attempt can have timed out
         shared = self.exhausted[AUTH] + self.exhausted[DECRYPT]
         return not error["token_held"] and any(earliest <= at <= raised for at in shared)
 
 
 def soak(uses: int, threads: int, lease: int, seed: int) -> bool:
-    """Run the servers and the function, print the table, and tell whether all of it holds."""
+    """Run the servers and the function, print the table, and tell whether every limit holds."""
     faults = RandomFaults(seed)
     samples: list[dict[str, Any]] = []
     with LocalStack() as stack:
@@ -113,35 +114,44 @@ def report(faults: RandomFaults, samples: list[dict[str, Any]], uses: int, threa
     last = samples[-1]
     failing = faults.failed / faults.requests
     authentications, fewest = last["authentications"], -(-uses // MOST_USES_PER_LEASE)
-    # Of two tokens in a row, the second is asked for when at least four fifths of the first's usable life are over.
+    # A token is renewed after at least four fifths of its usable life.
     most = 1 + int(last["seconds"] / (0.8 * lease * (1 - MARGIN)))
     avoidable = [error for error in last["errors"] if not faults.explain(error)]
     warm = [sample["KiB"] for sample in samples if sample["uses"] >= WARM_UP * uses]
     growth = max(warm[-3:]) - max(warm[:3])
-    sockets = max(sample["sockets"] for sample in samples)  # at most: one to Cerberus for each thread, and one to KMS
+    sockets = max(sample["sockets"] for sample in samples)  # the limit: one to Cerberus for each thread, and one to KMS
     rows = [
         ("uses", f"{last['uses']:,}", f"{uses:,}", last["uses"] == uses),
-        ("requests that failed", f"{failing:.1%} of {faults.requests:,}", "4 % at least", failing >= 0.04),
+        ("failed requests", f"{failing:.1%} of {faults.requests:,}", "≥ 4 %", failing >= 0.04),
         ("authentications", f"{authentications}", f"{fewest} to {most}", fewest <= authentications <= most),
-        ("errors that were avoidable", f"{len(avoidable)} of {len(last['errors'])}", "0", not avoidable),
-        ("memory, after warming up", f"{growth:+,} KiB on {warm[0]:,}", f"{MEMORY_GROWTH:+,}", growth <= MEMORY_GROWTH),
-        ("sockets, at most", f"{sockets}", f"{threads + 1}", sockets <= threads + 1),
+        ("avoidable errors", f"{len(avoidable)} of {len(last['errors'])}", "0", not avoidable),
+        (
+            "memory growth after warm-up",
+            f"{growth:+,} KiB on {warm[0]:,}",
+            f"{MEMORY_GROWTH:+,}",
+            growth <= MEMORY_GROWTH,
+        ),
+        ("maximum of sockets", f"{sockets}", f"{threads + 1}", sockets <= threads + 1),
     ]
-    print(f"\n{'':<28}{'measured':>24}{'allowed':>16}")
+    print(f"\n{'':<28}{'measured':>24}{'limit':>16}")
     for name, measured, allowed, holds in rows:
-        print(f"{name:<28}{measured:>24}{allowed:>16}  {'holds' if holds else 'FAILS'}")
+        print(f"{name:<28}{measured:>24}{allowed:>16}  {'met' if holds else 'MISSED'}")
     for error in avoidable[:10]:
         print(f"avoidable: {error}")
     return all(holds for *_, holds in rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code: 0 if all holds."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description="Soak a token in failing services.")
-    parser.add_argument("--uses", type=int, default=100_000)
-    parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--lease", type=int, default=3, help="seconds (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the faults")
+    """Run the soak test and return the exit code: 0 if every limit holds."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.soak", description="Use a token while a tenth of the service's calls fail."
+    )
+    parser.add_argument(
+        "--uses", type=int, default=100_000, help="the number of uses of the token (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=8, help="the number of threads (default: %(default)s)")
+    parser.add_argument("--lease", type=int, default=3, help="the lease in seconds (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of the random faults")
     return 0 if soak(**vars(parser.parse_args(arguments))) else 1
 
 

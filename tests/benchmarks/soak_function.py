@@ -1,6 +1,6 @@
-"""The function of ``soak``: threads that use one token at an even pace, each of which also reads a secret of its own.
+"""The function of ``soak``: its threads use one token at an even rate, and each thread reads its own secret.
 
-It tells how it stands by a line of JSON, twice a second and at its end.
+It prints its state as a line of JSON twice a second and at the end.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 from cerberus_auth import CerberusAuth, CerberusClient
 
-READS = 10  # each so many-th use reads; the others only ask for the token
+READS = 10  # every tenth use reads; the others only call token()
 
 
 class Function:
-    """``pause``: seconds between two uses of a thread."""
+    """The function. ``pause`` is the number of seconds between two uses of a thread."""
 
     def __init__(self, uses: int, threads: int, pause: float) -> None:
         self._auth = CerberusAuth()
@@ -46,7 +46,7 @@ class Function:
             thread.start()
         while any(thread.is_alive() for thread in threads):
             time.sleep(0.5)
-            self._tell(time.monotonic() - began)
+            self._report(time.monotonic() - began)
 
     def _use(self, number: int) -> None:
         began = time.monotonic()
@@ -57,8 +57,8 @@ class Function:
             try:
                 if not path:
                     self._auth.token()
-                elif (data := self._client.read(path)) != {"thread": str(number)}:
-                    raise AssertionError(f"another's secret: {data}")
+                elif self._client.read(path) != {"thread": str(number)}:
+                    raise AssertionError("The read returned the secret of another thread")
             except Exception as error:
                 token_held = (
                     held is not None and held is self._auth.service.tokens.kept.get("token") and held.stage() < 2
@@ -67,7 +67,7 @@ class Function:
                 self._errors.append({**what, "asked": asked, "raised": time.monotonic()})
             self._done[number] = use + 1
 
-    def _tell(self, seconds: float) -> None:
+    def _report(self, seconds: float) -> None:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
         sample = {

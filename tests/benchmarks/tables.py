@@ -9,12 +9,12 @@ COLUMNS = 100
 
 
 def wrapped(text: str) -> str:
-    """A paragraph in lines that fit."""
+    """Wrap a paragraph at 100 columns."""
     return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
 
 
 def aligned(markdown: str) -> str:
-    """The same text, with the columns of its tables padded."""
+    """Return a Markdown text with the columns of its tables aligned."""
     text: list[str] = []
     for is_table, group in itertools.groupby(markdown.splitlines(), lambda line: line.startswith("|")):
         lines = list(group)
@@ -40,5 +40,5 @@ def _padded(lines: list[str]) -> list[str]:
 
 
 def shown(value: float) -> str:
-    """A figure with three digits that count, and all of those before the point."""
+    """Format a figure with three significant digits, and with all digits of its integer part."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -267,6 +267,6 @@ def test_the_diagnose_function_tells_what_mends_its_set_up(stack: LocalStack, ev
     assert {each["status"] for each in well["findings"]} == {"ok"}
     (failed,) = [each for each in payload(ill)["findings"] if each["status"] == "FAILED"]
     assert failed["step"] == "kms:Decrypt"
-    assert json.loads(failed["mend"][0]) == decrypt_statement()
+    assert json.loads(failed["fix"][0]) == decrypt_statement()
     assert "FAILED  kms:Decrypt" in ill.log
     assert SECRET["password"] not in container.log + json.dumps(well)

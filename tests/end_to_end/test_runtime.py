@@ -146,7 +146,7 @@ def test_a_container_that_was_ended_says_so_with_its_log(handler: Handler) -> No
     with LambdaRuntime(handler("def handler(event, context): return 1"), "app.handler", [], {}) as container:
         container.invoke({})
         os.kill(container.pid, 9)
-        with pytest.raises(ContainerError, match=r"(?s)did not answer.*REPORT RequestId"):
+        with pytest.raises(ContainerError, match=r"(?s)did not respond.*REPORT RequestId"):
             container.invoke({})
 
 
@@ -154,7 +154,7 @@ def test_an_emulator_that_does_not_start_is_an_error(handler: Handler, tmp_path:
     broken = tmp_path / "emulator"
     broken.write_text("#!/bin/sh\necho 'cannot run here' >&2\nexit 5\n")
     broken.chmod(0o755)
-    with pytest.raises(ContainerError, match=r"(?s)exit code 5.*cannot run here"):
+    with pytest.raises(ContainerError, match=r"(?s)with code 5.*cannot run here"):
         LambdaRuntime(handler("def handler(event, context): return 1"), "app.handler", [], {}, emulator=broken)
 
 

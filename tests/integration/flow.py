@@ -85,7 +85,7 @@ def do(path: str) -> None:
     from aws_lambda_powertools import Logger, Metrics
 
     from cerberus_auth import CerberusAuth, CerberusClient, Settings, compat
-    from cerberus_auth.doctor import Doctor, line, report
+    from cerberus_auth.doctor import Doctor, format_finding, report
     from cerberus_auth.powertools import CerberusMiddleware, CerberusProvider
 
     auth = CerberusAuth(Settings.from_env())
@@ -101,7 +101,7 @@ def do(path: str) -> None:
 
     def doctor() -> None:
         findings = Doctor(path=path).examine()
-        print(json.dumps(report(findings)), *map(line, findings), sep="\n")
+        print(json.dumps(report(findings)), *map(format_finding, findings), sep="\n")
 
     class Refused(Exception):
         """What a database raises."""

@@ -198,7 +198,7 @@ class Function:
 def renewed(auth: CerberusAuth) -> str:
     """Return the token after the one that is held was answered with 401."""
     deadline = Deadline(auth.settings.timeout)
-    auth.service.replace(auth.service.token(deadline), f"{auth.settings.url}/v1/secret/{SECRET_PATH}", deadline)
+    auth.service.replace_token(auth.service.token(deadline), f"{auth.settings.url}/v1/secret/{SECRET_PATH}", deadline)
     return auth.token()
 
 

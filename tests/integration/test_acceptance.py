@@ -59,7 +59,7 @@ def test_what_differs_is_shown(against_the_stack: Function, capsys: pytest.Captu
     faults.add(Fault.status(404), lambda request: request.query.get("list") == "true", times=None)
     assert main([]) == 1
     output = capsys.readouterr().out
-    assert failed_rows(output) == {"GET /healthcheck", "list(box)", "GET the list of nothing"}
+    assert failed_rows(output) == {"GET /healthcheck", "list(box)", "GET the list of a missing path"}
     assert output.endswith("\n3 FAILED\n")
 
 

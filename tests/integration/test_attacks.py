@@ -315,7 +315,8 @@ LOCATIONS = {
 def test_no_redirect_is_followed(status: int, location: str, reader: Reader, elsewhere: Server) -> None:
     target = LOCATIONS[location].format(other=elsewhere.port, port=reader.server.port)
     reader.server.faults.add(Fault.status(status, headers={"Location": target} if target else {}))
-    with pytest.raises(CerberusError, match=f"redirects \\({status}\\)"):
+    says = "invalid header" if location == "two lines" else f"redirects \\({status}\\)"
+    with pytest.raises(CerberusError, match=says):
         reader.client.read(SECRET_PATH)
     assert (elsewhere.connections, reader.arrived) == (0, [])
 
@@ -537,7 +538,7 @@ def test_an_attack_by_http(name: str, max_age: float | None, environment: pytest
         assert time.monotonic() - began < SECONDS + SLACK_SECONDS
         assert peak < MOST_BYTES
         auth.invalidate()  # the breaker too
-        client.forget()
+        client._forget()
         assert client.read(SECRET_PATH, max_age=max_age) == {"is": "good"}
         auth.close()
 

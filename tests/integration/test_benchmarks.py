@@ -9,18 +9,18 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmarks import report, tables
+from benchmarks import plot, report, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {
     "cerberus-auth",
     "cerberus-auth, no byte-code",
     "cerberus-auth, with AWS_CA_BUNDLE",
-    "cerberus-auth, boto3 lane",
+    "cerberus-auth, SDK client",
 }
 
 
-def test_one_round_measures_every_way_and_writes_what_readme_shows(tmp_path: Path) -> None:
+def test_one_round_measures_every_way_and_writes_what_the_charts_show(tmp_path: Path) -> None:
     arguments = ["--rounds", "1", "--containers", "1", "--no-peers", "--results", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks", *arguments]
     ended = subprocess.run(
@@ -44,12 +44,12 @@ def test_one_round_measures_every_way_and_writes_what_readme_shows(tmp_path: Pat
     assert table in ended.stdout
     assert max(map(len, tables.aligned(table).splitlines())) <= tables.COLUMNS
     drawn = {
-        name: " ".join(ElementTree.parse(tmp_path / name).getroot().itertext())  # noqa: S314  (our own)
-        for name in ("cold.svg", "warm.svg", "uncached.svg")
+        name: " ".join(ElementTree.fromstring(chart).itertext())  # noqa: S314  (our own)
+        for name, chart in plot.charts(figures).items()
     }
     for name in OURS:
         assert f"| {name} |" in table
-        assert name in drawn["cold.svg"]
-    assert "cerberus-auth" in drawn["warm.svg"]
-    assert "µs" in drawn["warm.svg"]
-    assert report.UNCACHED_READ in drawn["uncached.svg"]
+        assert plot.name_of(name) in drawn["cold-start.svg"]
+    assert "cerberus-auth read()" in drawn["cached-read.svg"]
+    assert "token()" not in drawn["cached-read.svg"]
+    assert "cerberus-auth read(max_age=0)" in drawn["uncached-read.svg"]

@@ -76,6 +76,10 @@ class TestUsage:
         done = run(function, *command.split(), "--help")
         assert done.returncode == 0
         assert done.stdout.startswith(f"usage: cerberus-auth {command}".rstrip())
+        codes = done.stdout.partition("exit codes:\n")[2].partition("\n\n")[0].splitlines()
+        assert [row.split()[0] for row in codes] == ["0", "1", "2", "130"]
+        assert ("--json" in done.stdout) or not command
+        assert max(map(len, done.stdout.splitlines())) <= 100
         assert not function.stack.cerberus.calls
 
     def test_version(self, function: Function) -> None:
@@ -103,7 +107,8 @@ class TestRead:
     def test_a_terminal_needs_show(self, function: Function, form: list[str]) -> None:
         code, printed = terminal(function, "read", SECRET_PATH, *form)
         assert code == 2
-        assert "--show" in printed
+        assert "cerberus-auth read: error: " in printed
+        assert "Add --show" in printed
         assert not function.stack.cerberus.calls
         code, printed = terminal(function, "read", SECRET_PATH, "--show", *form)
         assert code == 0
@@ -268,7 +273,7 @@ class TestForget:
         function.stack.aws.put_role_policy(ROLE, {"Version": "2012-10-17", "Statement": [decrypt_statement()]})
         done = run(function, "forget", SECRET_PATH)
         assert (done.returncode, done.stdout) == (1, "")
-        assert f"{SECRET_PATH} is not forgotten" in done.stderr
+        assert f"Shared copies of {SECRET_PATH} not removed" in done.stderr
 
 
 class TestDoctor:

@@ -94,7 +94,7 @@ def test_the_assumed_role_is_named(assuming: Function, caplog: pytest.LogCapture
     assert "the execution role" not in caplog.text
     assuming.stack.cerberus.deny("arn:aws:iam::111111111111:role/secrets")
     auth.invalidate()
-    assert f"Cerberus refuses {ASSUMED} in us-west-2" in str(assuming.failure(auth.token))
+    assert f"Cerberus rejected {ASSUMED} in us-west-2" in str(assuming.failure(auth.token))
 
 
 def test_a_principal_that_is_given_is_the_one_offered(assuming: Function) -> None:
@@ -137,7 +137,7 @@ def test_a_refusal_says_which_two_policies_it_takes(method: str, missing: str, l
     assert error.step == "sts:AssumeRole" or not error.step
     assert "CERBERUS_ASSUME_ROLE_ARN" in str(error)
     assert json.dumps(ALLOW) in str(error)
-    assert f"the trust policy of {ASSUMED} needs" in str(error)
+    assert f"to the trust policy of {ASSUMED}" in str(error)
     assert assuming.authentications == 0  # Cerberus is not asked in vain
     assert own_calls(assuming) == [("AssumeRole", OWN)]
 

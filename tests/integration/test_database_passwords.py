@@ -1,4 +1,4 @@
-"""The recipes of docs/rotating-database-passwords.md, as they stand there, with databases whose password is rotated."""
+"""The recipes of docs/guides/rotating-database-passwords.md, as they stand there, with databases whose password is rotated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from integration.mysql import MySQL
 from integration.postgres import DATABASE, USER, PostgreSQL, find_python
 from local_stack.stack import SECRET_PATH
 
-PAGE = Path(__file__).parents[2] / "docs" / "rotating-database-passwords.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "rotating-database-passwords.md"
 READ = f"/v1/secret/{SECRET_PATH}"
 THREADS = 32
 FLEET = 20

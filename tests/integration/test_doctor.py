@@ -1,4 +1,4 @@
-"""The doctor is right: each set-up here is broken for real, and it names the step and what mends it."""
+"""The doctor is right: each set-up here is broken for real, and it names the step and how to fix it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 import cerberus_auth
-from cerberus_auth.doctor import FAILED, Doctor, Finding, line, report
+from cerberus_auth.doctor import FAILED, Doctor, Finding, _extract_statements, format_finding, report
 from cerberus_auth.testing.http_server import Fault, Response, Server
 from integration.function import Function
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, decrypt_statement, share_statement
@@ -42,10 +43,10 @@ POLICY_OF_NOTHING = {"Effect": "Allow", "Action": "s3:ListAllMyBuckets", "Resour
 
 class Broken(NamedTuple):
     step: str
-    said: str
+    message: str
     """A part of what it says."""
     breaks: Callable[[Function], None]
-    mend: str = ""
+    fix: str = ""
     """A part of what it says to add; empty where it says only what to look at."""
 
 
@@ -125,18 +126,18 @@ BROKEN = {
     ),
     "another function's role": Broken(
         "identity",
-        f"this runs as {ROLE}",
+        f"the current role is {ROLE}",
         setting(CERBERUS_IAM_ROLE_ARN=OTHER_ROLE),
-        mend=f"CERBERUS_IAM_ROLE_ARN={ROLE}",
+        fix=f"CERBERUS_IAM_ROLE_ARN={ROLE}",
     ),
     "a role that it may not assume": Broken(
         "credentials",
         "does not let the function assume",
         setting(CERBERUS_ASSUME_ROLE_ARN=OTHER_ROLE, CERBERUS_IAM_ROLE_ARN=None),
-        mend=f'"AWS": "{ROLE}"',
+        fix=f'"AWS": "{ROLE}"',
     ),
     "a host that is none": Broken(
-        "dns", "nowhere.invalid has no address", setting(CERBERUS_URL="https://nowhere.invalid")
+        "dns", "Cannot resolve nowhere.invalid", setting(CERBERUS_URL="https://nowhere.invalid")
     ),
     "a port that nobody listens at": Broken("tcp", "Connection refused", a_port_without),
     "a proxy that is not there": Broken(
@@ -147,13 +148,13 @@ BROKEN = {
     "an authority that nobody knows": Broken(
         "tls", "set AWS_CA_BUNDLE", setting(AWS_CA_BUNDLE=None, REQUESTS_CA_BUNDLE=None)
     ),
-    "a service that fails": Broken("http", "returned 503", everything_answers(Fault.html(503))),
+    "a service that fails": Broken("http", "not from Cerberus (503)", everything_answers(Fault.html(503))),
     "a service without its database": Broken("http", "Cerberus reports DOWN (503)", no_database),
     "a firewall that blocks this address": Broken(
         "http", "BlockedAtEdge: A firewall in front of Cerberus rejected", everything_answers(Fault.html(403))
     ),
     "a firewall that counts requests": Broken(
-        "http", "(429 without Cerberus' error body)", everything_answers(Fault.status(429))
+        "http", "(429 without the error body of Cerberus)", everything_answers(Fault.status(429))
     ),
     "a service that has moved": Broken(
         "http", "redirects", everything_answers(Fault.status(302, headers={"Location": "https://other.example.com/"}))
@@ -166,9 +167,9 @@ BROKEN = {
     ),
     "no method switched on": Broken("auth request", "authentication is disabled", no_method),
     "a policy without kms:Decrypt": Broken(
-        "kms:Decrypt", "do not let it decrypt", policy(POLICY_OF_NOTHING), mend='"Action": "kms:Decrypt"'
+        "kms:Decrypt", "do not allow kms:Decrypt", policy(POLICY_OF_NOTHING), fix='"Action": "kms:Decrypt"'
     ),
-    "a role that was made again": Broken("kms:Decrypt", "within five minutes", the_role_was_made_again),
+    "a role that was made again": Broken("kms:Decrypt", "five minutes", the_role_was_made_again),
     "a key of another account": Broken(
         "kms:Decrypt", "but CERBERUS_KMS_ACCOUNT_ID is", setting(CERBERUS_KMS_ACCOUNT_ID="333333333333")
     ),
@@ -187,12 +188,12 @@ BROKEN = {
         "shared table",
         "AccessDenied",
         a_table,
-        mend=f'"Resource": "arn:aws:dynamodb:us-west-2:111111111111:table/{TABLE}"',
+        fix=f'"Resource": "arn:aws:dynamodb:us-west-2:111111111111:table/{TABLE}"',
     ),
     "a key that it may not seal with": Broken(
-        "shared key", "AccessDenied", a_key("kms:Decrypt"), mend=f'"kms:EncryptionContext:principal": "{ROLE}"'
+        "shared key", "AccessDenied", a_key("kms:Decrypt"), fix=f'"kms:EncryptionContext:principal": "{ROLE}"'
     ),
-    "a key that it may not open with": Broken("shared key", "AccessDenied", a_key("kms:Encrypt"), mend='"kms:Decrypt"'),
+    "a key that it may not open with": Broken("shared key", "AccessDenied", a_key("kms:Encrypt"), fix='"kms:Decrypt"'),
 }
 
 
@@ -214,7 +215,7 @@ def test_a_policy_that_it_says_to_add_mends_the_step(function: Function) -> None
         policy(*statements, POLICY_OF_NOTHING)(function)
         found = {each.step: each for each in Doctor().examine()}
         assert found[step].status == FAILED
-        statements += map(json.loads, found[step].mend)
+        statements += map(json.loads, found[step].fix)
     policy(*statements)(function)
     assert FAILED not in [each.status for each in Doctor().examine()]
     assert "<" not in json.dumps(statements)
@@ -223,17 +224,17 @@ def test_a_policy_that_it_says_to_add_mends_the_step(function: Function) -> None
 def test_a_timeout_of_the_function_that_is_too_short(function: Function) -> None:
     function.configure(AWS_LAMBDA_FUNCTION_NAME="diagnose")
     (failed,) = [each for each in Doctor(context=Left(2_900)).examine() if each.status == FAILED]
-    assert (failed.step, failed.said[:12]) == ("runtime", "2.9 s are le")
-    assert "CERBERUS_TIMEOUT (10 s)" in failed.said
+    assert (failed.step, failed.message[:27]) == ("runtime", "The function has 2.9 s left")
+    assert "CERBERUS_TIMEOUT (10 s)" in failed.message
 
 
 def test_a_pythonpath_that_hides_the_layers(
     function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function.configure(AWS_LAMBDA_FUNCTION_NAME="diagnose", PYTHONPATH="/var/task/lib")
-    monkeypatch.setattr(cerberus_auth.doctor, "_LAYERS", str(tmp_path))
+    monkeypatch.setattr(cerberus_auth.doctor, "_LAYER_FOLDER", str(tmp_path))
     (failed,) = [each for each in Doctor().examine() if each.status == FAILED]
-    assert (failed.step, failed.mend) == ("runtime", (f"PYTHONPATH={tmp_path}:/var/task/lib",))
+    assert (failed.step, failed.fix) == ("runtime", (f"PYTHONPATH={tmp_path}:/var/task/lib",))
     monkeypatch.syspath_prepend(str(tmp_path))
     assert FAILED not in [each.status for each in Doctor().examine()]
 
@@ -260,18 +261,23 @@ def test_a_broken_set_up(name: str, function: Function) -> None:
     broken = BROKEN[name]
     broken.breaks(function)
     told: list[Finding] = []
-    findings = Doctor(tell=told.append).examine()
+    findings = Doctor(on_finding=told.append).examine()
     assert told == findings
     failed = next(each for each in findings if each.status == FAILED)
-    assert (failed.step, broken.said in failed.said) == (broken.step, True), failed
-    assert broken.mend in "".join(failed.mend)
-    assert bool(failed.mend) == bool(broken.mend)
+    assert (failed.step, broken.message in failed.message) == (broken.step, True), failed
+    assert broken.fix in "".join(failed.fix)
+    assert bool(failed.fix) == bool(broken.fix)
+    assert '{"Effect"' not in failed.message  # the statement is in the fix, once
+    assert len(set(failed.fix)) == len(failed.fix)
+    # A fix stands as it is, so that it can be copied.
+    rows = [row for each in findings for row in format_finding(replace(each, fix=())).splitlines()]
+    assert max(map(len, rows)) <= 100
     assert [each.step for each in findings] == (["settings"] if broken.step == "settings" else STEPS)
     # What rests on the step that failed was not tried, and what does not was.
     if broken.step in ("credentials", "dns", "tcp", "tls", "http"):
         later = {each.step: each.status for each in findings}
         assert later["auth request"] == later["kms:Decrypt"] == later["token use"] == "skipped"
-    assert not function.secrets_in(json.dumps(report(findings)) + "".join(map(line, findings)))
+    assert not function.secrets_in(json.dumps(report(findings)) + "".join(map(format_finding, findings)))
 
 
 def test_a_certificate_file_that_is_none_is_a_finding_in_lambda_too(function: Function, tmp_path: Path) -> None:
@@ -281,7 +287,7 @@ def test_a_certificate_file_that_is_none_is_a_finding_in_lambda_too(function: Fu
     findings = {each.step: each for each in Doctor().examine()}
     assert list(findings) == STEPS
     assert findings["auth request"].status == FAILED
-    assert "AWS_CA_BUNDLE" in findings["auth request"].said
+    assert "AWS_CA_BUNDLE" in findings["auth request"].message
 
 
 def test_all_is_well(function: Function) -> None:
@@ -289,10 +295,10 @@ def test_all_is_well(function: Function) -> None:
     function.configure(AWS_LAMBDA_FUNCTION_NAME="diagnose")
     findings = Doctor(path=SECRET_PATH, context=Left(15_000)).examine()
     assert [(each.step, each.status) for each in findings] == [(step, "ok") for step in STEPS]
-    said = {each.step: each.said for each in findings}
-    assert said["http"] == "Cerberus is up, version 4.13.0"
-    assert said["token use"] == f"read {SECRET_PATH}: 2 keys"
-    assert said["boxes"] == "this principal can read app/orders"
+    message = {each.step: each.message for each in findings}
+    assert message["http"] == "Cerberus is up, version 4.13.0"
+    assert message["token use"] == f"Read {SECRET_PATH}: 2 keys"
+    assert message["boxes"] == "This principal can read app/orders"
     assert report(findings)["ok"]
     assert not function.secrets_in(json.dumps(report(findings)))
 
@@ -305,25 +311,25 @@ def test_it_asks_anew_each_time_and_shares_nothing(function: Function) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [("web/shop/db", "AccessDenied"), ("web/other/db", "SecretNotFound"), ("app/orders/no", "SecretNotFound")],
 )
-def test_a_secret_that_cannot_be_read(function: Function, path: str, said: str) -> None:
+def test_a_secret_that_cannot_be_read(function: Function, path: str, message: str) -> None:
     function.stack.cerberus.put_secret("web/shop/db", {"password": "not for this principal"})
     function.stack.cerberus.grant(ROLE, "web/reports")
     findings = Doctor(path=path).examine()
     failed = [each for each in findings if each.status == FAILED]
     assert [each.step for each in failed] == ["token use"]
-    assert failed[0].said.startswith(said)
-    said_of = {each.step: each.said for each in findings}
-    assert said_of["boxes"] == "this principal can read app/orders, web/reports"
+    assert failed[0].message.startswith(message)
+    messages = {each.step: each.message for each in findings}
+    assert messages["boxes"] == "This principal can read app/orders, web/reports"
 
 
 def test_many_boxes(function: Function) -> None:
     for number in range(25):
         function.stack.cerberus.grant(ROLE, f"app/box{number:02}")
     (boxes,) = [each for each in Doctor().examine() if each.step == "boxes"]
-    assert boxes.said.endswith("app/box19 and 6 more")
+    assert boxes.message.endswith("app/box19 and 6 more")
 
 
 def test_a_list_of_boxes_that_does_not_come(function: Function) -> None:
@@ -332,7 +338,7 @@ def test_a_list_of_boxes_that_does_not_come(function: Function) -> None:
     )
     findings = {each.step: each for each in Doctor().examine()}
     assert (findings["boxes"].status, findings["token use"].status) == (FAILED, "ok")
-    assert "Cerberus returned 200 for the list of safe deposit boxes" in findings["boxes"].said
+    assert "Cerberus returned no list of safe deposit boxes (200)" in findings["boxes"].message
 
 
 @pytest.mark.parametrize(
@@ -344,7 +350,7 @@ def test_any_answer_proves_the_host(function: Function, fault: Fault) -> None:
     faults.add(fault, lambda request: request.path in ("/healthcheck", "/info"), times=None)
     findings = {each.step: each for each in Doctor().examine()}
     assert FAILED not in [each.status for each in findings.values()]
-    assert findings["http"].said.endswith("but not with the health of a Cerberus: check the host in CERBERUS_URL")
+    assert findings["http"].message.endswith("but without the health of Cerberus. Check the host in CERBERUS_URL")
     assert findings["token use"].status == "ok"
 
 
@@ -370,6 +376,68 @@ def test_without_sts_a_role_that_is_named_will_do(function: Function) -> None:
     assert findings["token use"] == "ok"
 
 
+STATEMENT = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": OTHER_ROLE}
+TRUST = {**STATEMENT, "Resource": ROLE}
+
+
+class TestText:
+    """What a finding looks like, in lines of at most 100 columns."""
+
+    @pytest.mark.parametrize(
+        ("text", "message", "statements"),
+        [
+            ("nothing to add", "nothing to add", []),
+            (f"Add {json.dumps(STATEMENT)}.", "Add the policy statement below.", [STATEMENT]),
+            (
+                f"Add {json.dumps(STATEMENT)}, and again {json.dumps(STATEMENT)}",
+                "Add the policy statement below, and again the policy statement below",
+                [STATEMENT],
+            ),
+            (
+                f"{json.dumps(STATEMENT)} and {json.dumps(TRUST)}",
+                "policy statement 1 below and policy statement 2 below",
+                [STATEMENT, TRUST],
+            ),
+        ],
+    )
+    def test_a_statement_is_taken_out_of_the_message(
+        self, text: str, message: str, statements: list[dict[str, str]]
+    ) -> None:
+        found, fix = _extract_statements(text)
+        assert (found, [json.loads(each) for each in fix]) == (message, statements)
+
+    def test_a_long_message_wraps_below_its_beginning(self) -> None:
+        message = " ".join(["word"] * 60)
+        rows = format_finding(Finding("kms:Decrypt", FAILED, 0.004, message)).splitlines()
+        assert rows[0].startswith("FAILED  kms:Decrypt          4 ms  word word")
+        assert len(rows) > 1
+        assert all(row.startswith(" " * 35 + "word") and len(row) <= 100 for row in rows[1:])
+        assert " ".join(" ".join(rows).split()).endswith(message)
+
+    def test_a_name_is_never_broken(self) -> None:
+        arn = f"arn:aws:iam::111111111111:role/{'r' * 50}"
+        rows = format_finding(Finding("identity", FAILED, 0, f"The role is {arn}. Check it.")).splitlines()
+        assert [row for row in rows if arn in row]
+        assert max(map(len, rows)) <= 100
+        endless = "x" * 200
+        assert format_finding(Finding("identity", "ok", 0, endless)).count(endless) == 1
+
+    def test_each_line_of_a_message_has_its_own_row(self) -> None:
+        rows = format_finding(Finding("auth request", "skipped", 0, "All failed:\n1. one\n2. two")).splitlines()
+        assert [row[35:] for row in rows] == ["All failed:", "1. one", "2. two"]
+        assert format_finding(Finding("tls", "skipped", 0, "")) == "skipped tls"
+
+    def test_a_fix_can_be_copied(self) -> None:
+        fixes = (json.dumps(STATEMENT, indent=2), json.dumps(TRUST, indent=2), "CERBERUS_IAM_ROLE_ARN=arn")
+        text = format_finding(Finding("identity", FAILED, 0, "message", fixes))
+        for title in ("Policy statement 1 to add:", "Policy statement 2 to add:", "Set this variable:"):
+            assert title in text
+        for fix in fixes:
+            assert fix in "\n".join(row[12:] for row in text.splitlines())
+        alone = format_finding(Finding("identity", FAILED, 0, "message", fixes[:1]))
+        assert "\n          The policy statement to add:\n            {" in alone
+
+
 class TestCommand:
     @pytest.fixture(autouse=True)
     def environment(self, function: Function) -> None:
@@ -385,7 +453,9 @@ class TestCommand:
     def test_for_people(self) -> None:
         done = self.doctor("doctor", "--read", SECRET_PATH)
         assert (done.returncode, done.stderr) == (0, "")
-        assert [row[8:23].strip() for row in done.stdout.splitlines()] == STEPS
+        rows = done.stdout.splitlines()
+        assert [row[8:23].strip() for row in rows if not row.startswith(" ")] == STEPS
+        assert max(map(len, rows)) <= 100
         assert SECRET["password"] not in done.stdout
 
     def test_for_machines(self) -> None:
@@ -396,7 +466,7 @@ class TestCommand:
         assert not found["ok"]
         (failed,) = [each for each in found["findings"] if each["status"] == FAILED]
         assert failed["step"] == "kms:Decrypt"
-        assert json.loads(failed["mend"][0]) == decrypt_statement()
+        assert json.loads(failed["fix"][0]) == decrypt_statement()
 
     def test_no_command(self) -> None:
         assert self.doctor().returncode == 2

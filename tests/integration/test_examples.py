@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import pytest
 import yaml
 from cfnlint import decode, lint
 
+from integration.test_transform import load
 from local_stack.application import PARAMETERS, Application
 from local_stack.stack import decrypt_statement
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "docs" / "examples"
+DOCS = ROOT / "docs"
+EXAMPLES = DOCS / "examples"
 CDK = ROOT / ".venv-cdk"
 VARIABLES = {
     "CERBERUS_URL",
@@ -182,6 +186,122 @@ class TestAlarms:
         text = text.replace('{"Ref": "MetricsNamespace"}', '"CerberusAuth"')
         text = text.replace('{"Ref": "ServiceName"}', '"process_orders"')
         assert json.loads(text) == {key: ours[key] for key in ("Metrics", "Threshold")}
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def blocks_of(name: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page(name), re.DOTALL | re.MULTILINE)
+
+
+def first_cells(name: str) -> list[str]:
+    """The first cell of each row of a page's tables."""
+    return [line.strip("|").split("|")[0].strip() for line in page(name).splitlines() if line.startswith("|")]
+
+
+class TestPages:
+    """What the pages show of the examples and of template.yaml is what is there."""
+
+    @pytest.mark.parametrize(
+        ("name", "language", "example"),
+        [
+            ("how-to/terraform.md", "hcl", "terraform/main.tf"),
+            ("how-to/serverless.md", "yaml", "serverless.yml"),
+        ],
+    )
+    def test_each_block_is_a_part_of_the_example(self, name: str, language: str, example: str) -> None:
+        shown, whole = blocks_of(name, language), (EXAMPLES / example).read_text()
+        assert shown
+        assert [block for block in shown if block not in whole] == []
+        assert f"examples/{example}" in page(name)
+
+    def test_the_app_of_the_cdk_page_is_the_example(self) -> None:
+        """But for where the function's code is: the page's app is in a folder of its own."""
+        (shown,) = blocks_of("how-to/cdk.md", "python")
+        _, _, example = (EXAMPLES / "cdk" / "app.py").read_text().partition('"""\n\n')
+        for line in ("from pathlib import Path\n", 'ORDERS = Path(__file__).resolve().parents[1] / "orders"\n\n'):
+            assert line in example
+            example = example.replace(line, "")
+        assert shown == example.replace("str(ORDERS)", '"functions/orders"')
+
+    def test_the_parameters_are_those_of_the_template(self) -> None:
+        named = {found for cell in first_cells("how-to/sam.md") for found in re.findall(r"`([A-Z]\w+)`", cell)}
+        template = load("template.yaml")
+        assert named == set(template["Parameters"]) - {"SecretPath", "LogRetentionDays"} | set(template["Outputs"])
+
+    def test_the_defaults_are_those_of_the_template(self) -> None:
+        for cell, default in re.findall(r"^\| (`[A-Z].*?) \| ([^|]+) \| ", page("how-to/sam.md"), re.MULTILINE):
+            names = re.findall(r"`(\w+)`", cell)
+            if not set(names) <= set(load("template.yaml")["Parameters"]):
+                continue
+            stated = default.replace("`", "").split(", ")
+            for parameter, value in zip(names, stated * (len(names) if len(stated) == 1 else 1), strict=True):
+                found = load("template.yaml")["Parameters"][parameter].get("Default", "required")
+                assert (parameter, str(found) or "empty") == (parameter, value)
+
+    def test_the_function_of_the_page_has_what_the_template_gives_one(self) -> None:
+        shown = decode.cfn_yaml.loads(blocks_of("how-to/sam.md", "yaml")[0])["Resources"]["OrdersFunction"][
+            "Properties"
+        ]
+        assert set(shown["Environment"]["Variables"]) == VARIABLES
+        (statement,) = shown["Policies"][1]["Statement"]
+        assert {**statement, "Resource": ""} == {**decrypt_statement(), "Resource": ""}
+
+    def test_the_figures_of_fleets_are_those_of_the_simulation(self) -> None:
+        results = json.loads((ROOT / "tests" / "simulation" / "results" / "figures.json").read_text())["simulated"]
+        shown = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in page("guides/fleets.md").splitlines()
+            if line.strip("| ").split(" |")[0] in results
+        ]
+        assert len(shown) == 8
+        for name, *cells in shown:
+            row = results[name]
+            counts = ("authentications", "requests", "busiest_hour", "without_a_secret")
+            assert [name, *cells] == [name, *(f"{row[key]:,}" for key in counts), f"{row['wait_s']['most']:.2f}"]
+
+    def test_the_alarms_and_metrics_are_those_that_there_are(self) -> None:
+        alarms = load("docs/examples/alarms.yaml")["Resources"]
+        assert set(re.findall(r"^\| `([A-Z]\w+)` \| .* \| .* \|$", page("guides/monitoring.md"), re.MULTILINE)) >= set(
+            alarms
+        )
+        source = (ROOT / "layer" / "cerberus_auth" / "powertools" / "middleware.py").read_text()
+        named = re.findall(r"`(Cerberus\w+|Stale\w+)`", page("guides/monitoring.md"))
+        metrics = {
+            each for each in named if each not in ("CerberusMiddleware", "CerberusClient", "CerberusFailure")
+        } - {*alarms}
+        assert [each for each in metrics if f'"{each}"' not in source] == []
+
+    def test_the_messages_of_troubleshooting_are_those_of_the_package(self) -> None:
+        """Each quoted text of three words or more is a part of one message, or one of those of AWS."""
+        of_others = (
+            "No module named",
+            "Task timed out",
+            "Invalid Layer Arn",
+            "Requires capabilities",
+            "(attempt 3 of 3)",
+        )
+        known = "\n".join(messages())
+        quoted = [
+            text
+            for cell in first_cells("troubleshooting.md")
+            for text in re.findall(r"`([^`]+)`", cell)
+            if len(text.split()) > 2 and not text.startswith(of_others)
+        ]
+        assert len(quoted) > 20
+        assert [text for text in quoted if text not in known] == []
+
+
+def messages() -> Iterator[str]:
+    """Give the texts in the package's source, with "…" for each value."""
+    for path in (ROOT / "layer" / "cerberus_auth").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%[.\d]*[a-z]", "…", node.value)
 
 
 def unquoted(value: Any) -> Any:

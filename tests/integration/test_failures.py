@@ -152,7 +152,7 @@ def deny(function: Function) -> None:
 
 
 @table(
-    Row("unknown principal", deny, PrincipalRejected, (ROLE, REGION, "99216", "add this very ARN", "safe deposit box")),
+    Row("unknown principal", deny, PrincipalRejected, (ROLE, REGION, "99216", "exactly this ARN", "safe deposit box")),
     Row(
         "not an ARN that Cerberus takes",
         nothing,
@@ -165,7 +165,7 @@ def deny(function: Function) -> None:
         "blocked at the edge",
         at_cerberus(Fault.html(403)),
         BlockedAtEdge,
-        ("403", "NAT", "firewall", "100 requests an hour", "CERBERUS_SHARED_CACHE_TABLE", "CERBERUS_SHARED_CACHE_KEY"),
+        ("403", "NAT", "firewall", "100 requests per hour", "CERBERUS_SHARED_CACHE_TABLE", "CERBERUS_SHARED_CACHE_KEY"),
         settings={"CERBERUS_IAM_ROLE_ARN": f"{ROLE},{STRANGER}", "CERBERUS_FALLBACK_REGIONS": OTHER_REGION},
     ),
     Row("too many requests, at the edge", at_cerberus(Fault.status(429)), BlockedAtEdge, ("429", "NAT")),
@@ -227,7 +227,7 @@ def deny(function: Function) -> None:
         "credentials that sts refuses",
         lambda function: function.configure(AWS_SESSION_TOKEN="not-the-session-token-of-these-keys"),
         PrincipalRejected,
-        ("401", "99106", "AWS refused"),
+        ("401", "99106", "AWS rejected"),
         settings={"CERBERUS_AUTH_METHOD": "sts"},
     ),
     Row(
@@ -256,7 +256,7 @@ def test_sts_serves_where_kms_is_switched_off(function: Function) -> None:
     Row("no auth_data", answer(b"{}"), InvalidResponse, ("without auth_data", "CERBERUS_URL")),
     Row("auth_data that is a number", answer(b'{"auth_data": 5}'), InvalidResponse, ("without auth_data",)),
     Row("auth_data that is null", answer(b'{"auth_data": null}'), InvalidResponse, ("without auth_data",)),
-    Row("not base64", service(auth_data_override="not base64!!"), InvalidResponse, ("not base64", "cut")),
+    Row("not base64", service(auth_data_override="not base64!!"), InvalidResponse, ("not base64", "truncates")),
     Row(
         "base64 without its end", service(auth_data_override=MADE_UP_CIPHERTEXT[:-5]), InvalidResponse, ("not base64",)
     ),
@@ -267,7 +267,7 @@ def test_sts_serves_where_kms_is_switched_off(function: Function) -> None:
         "too large auth_data",
         service(auth_data_override=base64.b64encode(b"x" * 6145).decode()),
         InvalidResponse,
-        ("6145 bytes", "no KMS ciphertext"),
+        ("6145 bytes", "KMS ciphertext"),
     ),
     Row("a page", at_cerberus(Fault.html()), CerberusUnavailable, ("in front", "CERBERUS_URL")),
     Row("no body", at_cerberus(Fault.empty()), CerberusUnavailable, ("in front", "CERBERUS_URL")),
@@ -280,7 +280,7 @@ def test_sts_serves_where_kms_is_switched_off(function: Function) -> None:
         "half a body",
         at_cerberus(Fault.half_body(), ALWAYS),
         CerberusUnavailable,
-        ("closed in mid-answer", "attempt 3 of 3"),
+        ("closed before the answer was complete", "attempt 3 of 3"),
         cerberus=3,
     ),
 )
@@ -293,7 +293,7 @@ def test_a_redirect_is_not_followed(function: Function, status: int) -> None:
     arrived: list[Request] = []
     with Server(lambda request: arrived.append(request) or Response(200)) as elsewhere:  # type: ignore[func-returns-value]
         fault = Fault.status(status, headers={"Location": f"{elsewhere.url}/v2/auth/iam-principal"})
-        says = (f"redirects ({status})", "set its URL to where it really is")
+        says = (f"redirects ({status})", "set its URL to the final address")
         check(function, Row("", at_cerberus(fault), CerberusUnavailable, says))
         assert elsewhere.connections == 0
     assert arrived == []
@@ -301,10 +301,13 @@ def test_a_redirect_is_not_followed(function: Function, status: int) -> None:
 
 @table(
     Row(
-        "not json", service(plaintext_override=b"no JSON, but made-up-token-0123456789"), InvalidResponse, ("not JSON",)
+        "not json",
+        service(plaintext_override=b"no JSON, but made-up-token-0123456789"),
+        InvalidResponse,
+        ("not a JSON object",),
     ),
     Row("not an object", service(plaintext_override=b'["made-up-token"]'), InvalidResponse, ("not a JSON object",)),
-    Row("not utf-8", service(plaintext_override=b'{"client_token": "\xff"}'), InvalidResponse, ("not JSON",)),
+    Row("not utf-8", service(plaintext_override=b'{"client_token": "\xff"}'), InvalidResponse, ("not a JSON object",)),
     Row("no client_token", plaintext(client_token=...), InvalidResponse, ("no client_token",)),
     Row("empty client_token", plaintext(client_token=""), InvalidResponse, ("no client_token",)),
     Row("client_token that is a number", plaintext(client_token=1234567890123), InvalidResponse, ("no client_token",)),
@@ -312,10 +315,15 @@ def test_a_redirect_is_not_followed(function: Function, status: int) -> None:
         "client_token with a line break",
         plaintext(client_token="made-up\r\nX-Evil: 1"),
         InvalidResponse,
-        ("no header",),
+        ("invalid in a header",),
     ),
-    Row("client_token with a zero", plaintext(client_token="made-up-\0-token"), InvalidResponse, ("no header",)),
-    Row("client_token of no ascii", plaintext(client_token="made-up-tökén"), InvalidResponse, ("no header",)),
+    Row(
+        "client_token with a zero",
+        plaintext(client_token="made-up-\0-token"),
+        InvalidResponse,
+        ("invalid in a header",),
+    ),
+    Row("client_token of no ascii", plaintext(client_token="made-up-tökén"), InvalidResponse, ("invalid in a header",)),
     Row("endless client_token", plaintext(client_token="t" * 4000, lease_duration=None), InvalidResponse, ("lease",)),
     Row("lease 0", service(lease_seconds=0), InvalidResponse, ("lease_duration",)),
     Row("negative lease", service(lease_seconds=-3600), InvalidResponse, ("lease_duration",)),
@@ -348,7 +356,7 @@ def test_a_token_made_for_another_is_refused(function: Function, metadata: dict[
     plaintext(metadata=metadata)(function)
     error = function.failure(function.auth().token)
     assert type(error) is InvalidResponse
-    assert f"it is not that of {ROLE}" in str(error)
+    assert f"it is for another principal than {ROLE}" in str(error)
 
 
 def test_truncated_metadata_say_nothing_of_the_principal(function: Function) -> None:
@@ -413,7 +421,7 @@ DENY = {"Effect": "Deny", "Action": "kms:*", "Resource": "*"}
     Row("no policy", policy(), DecryptionDenied, ("execution role", STATEMENT), kms=1),
     Row("policy for another account", policy(OTHER_ACCOUNT), DecryptionDenied, ("execution role", STATEMENT), kms=1),
     Row("explicit deny", policy(decrypt_statement(), DENY), DecryptionDenied, ("Deny",), kms=1),
-    Row("role made again", make_role_again, DecryptionDenied, ("made again", "within five minutes"), kms=1),
+    Row("role made again", make_role_again, DecryptionDenied, ("created again", "five minutes"), kms=1),
     Row(
         "encrypted in another region",
         encrypt_elsewhere,
@@ -483,7 +491,7 @@ DENY = {"Effect": "Deny", "Action": "kms:*", "Resource": "*"}
         "a key that is none",
         at_kms(Fault.status(200, b'{"KeyId": "key/1", "Plaintext": "e30="}')),
         InvalidResponse,
-        ("a key that is not one",),
+        ("invalid key ARN",),
         kms=1,
     ),
 )
@@ -587,14 +595,14 @@ def other_ca(tmp_path: Path) -> str:
         "dripping for longer than the deadline",
         at_cerberus(Fault.drip_body(0.02), ALWAYS),
         DeadlineExceeded,
-        ("1 s allowed", "waiting for Cerberus", "CERBERUS_TIMEOUT"),
+        ("timeout of 1 s", "waiting for Cerberus", "CERBERUS_TIMEOUT"),
         settings={"CERBERUS_TIMEOUT": "1"},
     ),
     Row(
         "hanging for longer than the deadline",
         at_cerberus(Fault.hang(), ALWAYS),
         DeadlineExceeded,
-        ("1 s allowed", "waiting for Cerberus"),
+        ("timeout of 1 s", "waiting for Cerberus"),
         settings={"CERBERUS_TIMEOUT": "1"},
     ),
     Row(
@@ -709,9 +717,9 @@ def test_no_way_to_learn_the_role(function: Function) -> None:
     arrange_role_with_path(function, may_read_itself=False)
     says = (
         f"1. {REGION}, discovery, sts:GetCallerIdentity: CerberusUnavailable: STS in {REGION} is unavailable",
-        f"2. {REGION}, discovery, lambda:GetFunctionConfiguration: ConfigurationError: Lambda in {REGION} refuses",
+        f"2. {REGION}, discovery, lambda:GetFunctionConfiguration: ConfigurationError: Lambda in {REGION} did not return",
         "AccessDeniedException",
-        "set CERBERUS_IAM_ROLE_ARN",
+        "Set CERBERUS_IAM_ROLE_ARN",
     )
     settings = {"AWS_ENDPOINT_URL_STS": closed_port(), "CERBERUS_AUTH_METHOD": "kms"}
     check(function, Row("", nothing, AuthenticationFailed, says, cerberus=0, settings=settings))
@@ -735,7 +743,7 @@ def test_several_failures_are_listed_each_with_where_and_why(function: Function)
     disable_key(function, REGION, OTHER_REGION)
     settings = {"CERBERUS_IAM_ROLE_ARN": f"{STRANGER},{ROLE}", "CERBERUS_FALLBACK_REGIONS": OTHER_REGION}
     says = (
-        f"1. {STRANGER} in {REGION}, kms, auth request: PrincipalRejected: Cerberus refuses",
+        f"1. {STRANGER} in {REGION}, kms, auth request: PrincipalRejected: Cerberus rejected",
         f"2. {ROLE} in {REGION}, kms, kms:Decrypt: DecryptionDenied: KMS in {REGION} cannot use the key",
         f"3. {ROLE} in {OTHER_REGION}, kms, kms:Decrypt: DecryptionDenied: KMS in {OTHER_REGION} cannot use the key",
     )
@@ -826,7 +834,7 @@ class Reading:
             Reading(
                 "401", at_cerberus(Fault.status(401), ALWAYS, is_read), TokenRefused, "log", authentications=2, reads=2
             ),
-            Reading("403", nothing, AccessDenied, "give it a role in that safe deposit box", "app/other/db"),
+            Reading("403", nothing, AccessDenied, "Give it a role in that safe deposit box", "app/other/db"),
             Reading("404", nothing, SecretNotFound, "spelling", "app/orders/nothing"),
             Reading("page", at_cerberus(Fault.html(), 1, is_read), CerberusUnavailable, "CERBERUS_URL"),
             Reading("empty", at_cerberus(Fault.empty(), 1, is_read), CerberusUnavailable, "CERBERUS_URL"),
@@ -837,9 +845,7 @@ class Reading:
             Reading(
                 "503", at_cerberus(Fault.status(503), ALWAYS, is_read), CerberusUnavailable, "answered 503", reads=3
             ),
-            Reading(
-                "half", at_cerberus(Fault.half_body(), ALWAYS, is_read), CerberusUnavailable, "mid-answer", reads=3
-            ),
+            Reading("half", at_cerberus(Fault.half_body(), ALWAYS, is_read), CerberusUnavailable, "complete", reads=3),
             Reading("climbs", nothing, ConfigurationError, "category/box/path", "app/../x", 0, 0),
             Reading("climbs-at-its-end", nothing, ConfigurationError, "category/box/path", "app/orders/..", 0, 0),
             Reading("dot", nothing, ConfigurationError, "category/box/path", "app/./orders", 0, 0),

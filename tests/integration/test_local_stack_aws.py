@@ -739,7 +739,7 @@ class TestServer:
             with Aws() as aws:
                 assert aws.url.startswith("http://127.0.0.1:")
                 aws.create_role(ROLE, None)  # it would be there already
-                with pytest.raises(RuntimeError, match="another Aws is open"):
+                with pytest.raises(RuntimeError, match="Another Aws is open"):
                     Aws()
                 assert aws.client("sts", aws.assume(ROLE)).get_caller_identity()["Account"] == Aws.FUNCTION_ACCOUNT
 

@@ -123,7 +123,7 @@ def test_while_cerberus_answers_503_reads_of_a_kept_secret_do_not_wait(fake: Fak
 
 def test_an_extension_is_busy_for_two_seconds_once_while_cerberus_hangs(cerberus: Cerberus) -> None:
     client, auth = cerberus.client(renewal="extension"), cerberus.auth(renewal="extension")
-    client.renewed_beside(True)
+    client._set_renewed_by_extension(True)
     for path in FIVE:
         client.read(path)
     cerberus.virtual.sleep(400)
@@ -132,7 +132,7 @@ def test_an_extension_is_busy_for_two_seconds_once_while_cerberus_hangs(cerberus
     for _ in range(20):
         began = cerberus.virtual.monotonic
         for member in (auth.service, client):  # what the extension calls at each invocation
-            member.renew(Deadline(9), 15)
+            member._refresh(Deadline(9), 15)
         busy.append(cerberus.virtual.monotonic - began)
         cerberus.virtual.sleep(10)
     assert 2 <= busy[0] <= 2.25

@@ -242,7 +242,7 @@ class TestMiddleware:
         def handler(event: object, context: Context, cerberus_token: str) -> str:
             raise AssertionError("there is no token")
 
-        with pytest.raises(DeadlineExceeded, match=r"the 0\.2 s allowed"):
+        with pytest.raises(DeadlineExceeded, match=r"The timeout of 0\.2 s expired"):
             handler({}, Context(0.5))
 
     def test_so_do_the_calls_of_the_client(self, function: Function, middleware: CerberusMiddleware) -> None:

@@ -162,7 +162,7 @@ def test_a_failure_says_so_and_leaves_no_list(environment: dict[str, str], archi
         [*command, "--build", str(archives)], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 1
-    assert "Correct the cause and repeat the command." in done.stderr
+    assert "Fix the cause and run the command again." in done.stderr
     assert not output.exists()
 
 

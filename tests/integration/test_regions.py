@@ -309,7 +309,7 @@ def test_when_every_region_fails_each_is_listed_with_its_reason(function: Functi
         (FIRST, "auth request", CerberusUnavailable),
         (SECOND, "kms:Decrypt", CerberusUnavailable),
     ]
-    assert re.search(r"it answered 500, code 99\d{3}: it could not .* in this region", str(error))
+    assert re.search(r"it answered 500, code 99\d{3}: Cerberus could not .* in this region", str(error))
     assert f"KMS in {SECOND} is unavailable: the connection broke" in str(error)
 
 

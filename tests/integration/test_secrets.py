@@ -70,7 +70,7 @@ def test_an_older_version(own: LocalStack, cerberus: CerberusClient) -> None:
 
 @pytest.mark.parametrize("version", ["", "\ud800", "a\nb", "é"])
 def test_what_is_no_version(cerberus: CerberusClient, version: str) -> None:
-    with pytest.raises(ConfigurationError, match="ID of a version"):
+    with pytest.raises(ConfigurationError, match="not a version ID"):
         cerberus.read_version(SECRET_PATH, version)
 
 
@@ -129,7 +129,7 @@ def test_a_service_that_lists_names_that_lead_elsewhere(own: LocalStack, cerberu
         Fault.status(200, b'{"data": {"keys": ["%s"]}}' % name.encode()), is_read, times=None
     )
     for read in (cerberus.read_all, cerberus.list):
-        with pytest.raises(InvalidResponse, match="not a list of names"):
+        with pytest.raises(InvalidResponse, match="no list of names"):
             read(BOX)
     assert reads(own) == 1
 
@@ -262,7 +262,7 @@ def test_a_refused_secret_that_cannot_be_read_anew_is_warned_of_once_a_minute(
     for seconds, warned in ((0, 1), (5, 1), (61, 2)):
         with passed(seconds), pytest.raises(PermissionError):
             cerberus.with_secret(SECRET_PATH, connect, refused=PermissionError)
-        assert caplog.text.count("was refused and cannot be read anew") == warned
+        assert caplog.text.count("Rotated secret not read") == warned
 
 
 @pytest.mark.parametrize("clock", ["monotonic", "time"])
@@ -374,7 +374,7 @@ def test_a_secret_is_the_callers_own_and_shows_no_value(own: LocalStack, cerberu
     for other in (secret.copy(), copy.copy(secret), copy.deepcopy(secret), secret | {"a": 1}, {"a": 1} | secret):
         assert type(other) is Secret
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        with pytest.raises(TypeError, match="never written"):
+        with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(secret, protocol)
     assert json.loads(json.dumps(secret)) == dict(secret)
     secret["nested"]["list"].append("changed")

@@ -394,7 +394,7 @@ def test_another_principals_response_that_may_be_decrypted(fleet: Fleet, caplog:
     fleet.plant(response={"S": planted})
     check_replaced(fleet, planted)
     (text,) = warnings(caplog)
-    assert f"it is not that of {ROLE}" in text
+    assert f"it is for another principal than {ROLE}" in text
 
 
 def test_a_response_by_the_older_path_is_checked_too(fleet: Fleet) -> None:
@@ -622,7 +622,7 @@ def test_the_token_comes_from_cerberus_with_one_warning(
     assert auth.token() != token
     assert fleet.stack.aws.count("dynamodb") == calls  # it is left alone for a while
     (text,) = warnings(caplog)
-    assert text.startswith(f"The table {TABLE} cannot be used, asking Cerberus instead. ")
+    assert text.startswith(f"DynamoDB table {TABLE} cannot be used, sending requests to Cerberus instead. ")
     assert not any(secret in text for secret in function.cerberus.secrets)
 
 
@@ -845,7 +845,7 @@ def test_a_token_too_long_to_seal_is_not_shared(
     fleet.stack.cerberus.plaintext_override = document(token=token)
     assert [fleet.container().token() for _ in range(2)] == [token, token]
     assert fleet.authentications == 2
-    assert "The token is not shared" in warnings(caplog)[0]
+    assert "Token not shared" in warnings(caplog)[0]
 
 
 # Secrets: sealed
@@ -1146,7 +1146,7 @@ def test_a_planted_secret_is_warned_of_once_a_minute(
         fleet.step(seconds)
         plant_secret(fleet, **PLANTED["no JSON"](shared), expires={"N": "9999999999"})
         assert client.read(SECRET_PATH) == SECRET
-        assert caplog.text.count("Shared answer rejected") == warned
+        assert caplog.text.count("rejected. The sealed") == warned
 
 
 @LANES

@@ -152,7 +152,7 @@ def test_what_is_anothers_is_not_used(temporary: Path, monkeypatch: pytest.Monke
     found = folder(temporary)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     found.rename(folder(temporary))
-    with pytest.raises(StoreFailure, match="not this user's own"):
+    with pytest.raises(StoreFailure, match="not private to this user"):
         store().get()
 
 
@@ -164,7 +164,7 @@ def test_garbage_is_an_item_of_no_use_and_replaced(temporary: Path, content: byt
     file(temporary).write_bytes(content)
     found = store().get()
     assert found is not None
-    assert not found.is_offered(10)
+    assert not found.is_usable(10)
     item = Item("response", 1, 3600)
     assert store().swap(found, item) is item
 
@@ -288,7 +288,7 @@ def test_the_token_comes_from_cerberus_with_one_warning(
     auth.token()
     assert function.stack.cerberus.authentications == before + 2
     (text,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert text.startswith("The file that processes share cannot be used")
+    assert text.startswith("Shared cache file cannot be used")
 
 
 def arrange_at(function: Function, temporary: Path, arrange: Callable[[Path], None]) -> None:

@@ -134,7 +134,7 @@ def test_its_old_versions_are_deleted() -> None:
 
 @pytest.mark.parametrize("kind", ["String", "AWS::SSM::Parameter::Value<String>"])
 def test_the_value_of_a_parameter_does_not(kind: str) -> None:
-    """Why docs/deploy/layer-arns.md says so. If SAM changes this, that page can be made simpler."""
+    """Why docs/guides/ci-cd-and-upgrading.md says so. If SAM changes this, that page can be made simpler."""
     template = with_layer({"Ref": "LayerArn"})
     template["Parameters"]["LayerArn"] = {"Type": kind}
     one, two = [versions(copy.deepcopy(template), {"LayerArn": LAYER.format(number)}) for number in (1, 2)]

@@ -401,5 +401,5 @@ def test_the_older_path_is_not_asked_for_partition_aws_cn(function: Function) ->
     FAULTS["v2 off"](function)
     function.configure(AWS_REGION="cn-north-1", CERBERUS_IAM_ROLE_ARN=CHINESE_ROLE, CERBERUS_AUTH_METHOD="kms")
     error = function.failure(function.auth().token)
-    assert "takes roles of partition aws only" in str(error)
+    assert "accepts roles of partition aws only" in str(error)
     assert function.authentications == 1

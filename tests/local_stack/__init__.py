@@ -1,1 +1,1 @@
-"""What surrounds a function, on one machine: Cerberus, AWS, the Lambda runtime. For tests, the demo and local work."""
+"""Cerberus, AWS and the Lambda runtime on one machine, for tests, the demo and local development."""

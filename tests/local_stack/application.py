@@ -1,4 +1,4 @@
-"""The SAM application as ``sam build`` left it: its functions, with the template's references resolved."""
+"""The functions of the SAM application after ``sam build``, with the template's references resolved."""
 
 from __future__ import annotations
 
@@ -16,46 +16,57 @@ from .runtime import ROOT, MissingPrerequisiteError
 
 _REFERENCE = re.compile(r"\$\{([^}!]+)\}")
 _ARNS = {"Table": ("dynamodb", "table/"), "Queue": ("sqs", ""), "Key": ("kms", "key/")}
-"""By the end of a resource's name: its service, and what stands before its name in its ARN."""
+"""By the suffix of a resource's name: its service, and the prefix of its name in the ARN."""
 PARAMETERS: Mapping[str, str] = {"CerberusUrl": "https://localhost", "CerberusAccountId": Aws.CERBERUS_ACCOUNT}
-"""Those without a default. The URL is a placeholder: the stack has its own."""
+"""Values for the parameters without a default. The local stack replaces the URL."""
 
 
 @dataclass(frozen=True)
 class Function:
-    """One function of the application."""
+    """A function of the application."""
 
     name: str
-    """Its logical ID."""
+    """The logical ID."""
     role_arn: str
     artifact: Path
     handler: str
     layers: tuple[Path, ...]
     environment: Mapping[str, str]
-    """Its variables, and those that Lambda makes of its properties."""
+    """Its variables, including those that Lambda derives from its properties."""
     statements: tuple[dict[str, Any], ...]
-    """Its role's policy, beyond what Lambda needs to run it."""
+    """The statements of its role's policy, without those for Lambda itself."""
     timeout: int
-    """Seconds."""
+    """The timeout in seconds."""
     events: tuple[Path, ...]
-    """The files in ``events/`` that are meant for it."""
+    """Its files in ``events/``."""
 
     def event(self, number: int = 0) -> Any:
-        """Read one of its events."""
+        """Read an event."""
         return json.loads(self.events[number].read_text())
 
 
 class Application:
-    """What ``template.yaml`` declares, with these values for its parameters.
+    """The application in ``template.yaml`` with parameter values.
 
-    :param parameters: by name; the others have the template's default.
-    :param attributes: of resources that a test made, as ``{"SharedCacheKey.Arn": …}``.
-    :param root: the repository.
-    :raises MissingPrerequisiteError: it is not built.
+    Parameters
+    ----------
+    parameters
+        Values by name; the others have the template's default.
+    region
+        The AWS region.
+    root
+        The root of the repository.
+    attributes
+        Attributes of resources that a test created, for example ``{"SharedCacheKey.Arn": …}``.
+
+    Raises
+    ------
+    MissingPrerequisiteError
+        The application is not built.
     """
 
     functions: dict[str, Function]
-    """By logical ID, in the template's order: those whose condition holds."""
+    """The functions whose condition is true, by logical ID, in the template's order."""
 
     def __init__(
         self,
@@ -67,7 +78,7 @@ class Application:
         self._build = root / ".aws-sam" / "build"
         template = self._build / "template.yaml"
         if not template.exists():
-            raise MissingPrerequisiteError("the functions are not built: run `make build`")
+            raise MissingPrerequisiteError("the application is not built. Run `make build`")
         self._template: dict[str, Any] = yaml.safe_load(template.read_text())
         self._values: dict[str, str] = {
             **{name: str(each.get("Default", "")) for name, each in self._template.get("Parameters", {}).items()},
@@ -95,7 +106,7 @@ class Application:
             **own.get("Environment", {}).get("Variables", {}),
         }
         policies = [self._policy(policy) for policy in self._resolved(own.get("Policies", []))]
-        # The folder of its source names its events; in the built template CodeUri is the artifact.
+        # Events are named after the source folder. In the built template, CodeUri is the artifact.
         source = re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Function")).lower()
         return Function(
             name=name,
@@ -110,12 +121,12 @@ class Application:
         )
 
     def properties(self, name: str) -> dict[str, Any]:
-        """Give the properties of a resource, with the references in them resolved."""
+        """Return a resource's properties with their references resolved."""
         resolved: dict[str, Any] = self._resolved(self._template["Resources"][name]["Properties"])
         return resolved
 
     def _policy(self, policy: Any) -> dict[str, Any]:
-        """Give the document of a policy: one of the function's own, a managed one of the template, or none."""
+        """Return the document of an inline policy or of one of the template's managed policies."""
         if isinstance(policy, dict):
             return policy
         if policy == "AWS::NoValue":
@@ -133,12 +144,12 @@ class Application:
         if operator in ("Fn::And", "Fn::Or"):
             held = [self._holds(argument["Condition"]) for argument in arguments]
             return all(held) if operator == "Fn::And" else any(held)
-        raise ValueError(f"the template uses {operator} in a condition, which is not known here")
+        raise ValueError(f"The template uses {operator} in a condition. Add it to application.py")
 
     def _artifact(self, uri: str) -> Path:
         artifact = self._build / uri
         if not artifact.is_dir():
-            raise MissingPrerequisiteError(f"the build is not complete, {uri} is missing: run `make build`")
+            raise MissingPrerequisiteError(f"the build is incomplete: {uri} is missing. Run `make build`")
         return artifact
 
     def _layer(self, layer: Any) -> Path:
@@ -155,9 +166,12 @@ class Application:
         return self._values.get(name, name)
 
     def _resolved(self, value: Any) -> Any:
-        """Resolve the intrinsic functions.
+        """Resolve intrinsic functions.
 
-        :raises ValueError: one that no function's properties have needed so far.
+        Raises
+        ------
+        ValueError
+            An intrinsic function is not supported.
         """
         if isinstance(value, list):
             return [self._resolved(item) for item in value]
@@ -174,5 +188,5 @@ class Application:
             if name == "Fn::Sub" and isinstance(argument, str):
                 return _REFERENCE.sub(lambda match: self._value(match[1]), argument)
             if name.startswith("Fn::"):
-                raise ValueError(f"the template uses {name} in a form that is not known here")
+                raise ValueError(f"The template uses an unsupported form of {name}. Add it to application.py")
         return {name: self._resolved(item) for name, item in value.items()}

@@ -1,8 +1,8 @@
-"""AWS for the local stack: moto's server behind a gate that makes good what moto lacks.
+"""AWS for the local stack: moto's server behind a gate that adds authentication and authorization.
 
-The gate verifies every signature, weighs identity and resource policies against real resource ARNs, and refuses in the
-words and the form of the service that was asked. What it lets through, moto answers: KMS, STS, IAM, Lambda (function
-configuration), DynamoDB and SQS. Texts of refusals are those that AWS is known to send.
+The gate verifies every signature, evaluates identity and resource policies with real resource ARNs, and returns errors in the
+format and with the messages of each AWS service. moto handles the calls that pass: KMS, STS, IAM, Lambda (function
+configuration), DynamoDB and SQS.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TRUST_LAMBDA: Mapping[str, Any] = {
 }
 
 CLOCK_SKEW = {"sts": 15, "iam": 15}
-"""Minutes by which a signature may be off; 5 for all services not named. From the texts of AWS's refusals."""
+"""Accepted clock skew in minutes, from AWS's error messages; 5 for other services."""
 
 NOT_FOUND_OR_DENIED = (
     "because the resource does not exist in this Region, no resource-based policies allow access, "
@@ -64,13 +64,13 @@ KMS_WITHOUT_KEY = ("CreateKey", "ListKeys", "ListAliases", "GenerateRandom")
 KMS_WITH_MATERIAL = ("Encrypt", "Decrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext")
 DYNAMODB_LEADING_KEYS = ("GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query")
 DIRECT = {("dynamodb", "GetItem"): "get_item", ("dynamodb", "PutItem"): "put_item"}
-"""Calls that come in herds, and moto's names for what answers them: nine tenths of such a call are its web framework's."""
+"""Frequent calls, and moto's handlers for them. moto's web framework would take nine tenths of the time."""
 EMPTY_ZIP = base64.b64encode(b"PK\x05\x06" + bytes(18)).decode()
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """An access key. A session token and an end (in UTC) belong to temporary ones."""
+    """An access key. Temporary ones have a session token and an expiration in UTC."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -79,45 +79,45 @@ class Credentials:
 
 
 class AwsCall(NamedTuple):
-    """One call that arrived at the gate, refused or not."""
+    """One call that arrived at the gate, including refused ones."""
 
     service: str
     action: str
     principal_arn: str | None
-    """As in the refusals of AWS: a user or an assumed role. ``None``: the caller was not recognised."""
+    """The ARN of the user or assumed role; ``None`` for an unknown caller."""
     status: int
-    """0: a fault left it without an answer."""
+    """The HTTP status; 0 if a fault suppressed the response."""
     region: str
 
     @property
     def account(self) -> str | None:
-        """The caller's account."""
+        """Return the caller's account."""
         return self.principal_arn.split(":")[4] if self.principal_arn else None
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who made a call."""
+    """The caller of one call."""
 
     arn: str
-    """As refusals name it: ``arn:aws:iam::…:user/…`` or ``arn:aws:sts::…:assumed-role/name/session``."""
+    """``arn:aws:iam::…:user/…`` or ``arn:aws:sts::…:assumed-role/name/session``, as in AWS's error messages."""
     account: str
     names: frozenset[str]
-    """By which the principal of a resource policy can mean this caller and no other."""
+    """The principals in a resource policy that match this caller only."""
     policies: tuple[str, ...]
     """The documents of its identity policies."""
     principal_arn: str
-    """``aws:PrincipalArn``: for an assumed role that of the role, with its path."""
+    """The value of ``aws:PrincipalArn``. For an assumed role, this is the role's ARN with its path."""
 
     @property
     def account_names(self) -> frozenset[str]:
-        """By which a resource policy leaves it to the account's own policies."""
+        """Return the principals by which a resource policy delegates to the account's identity policies."""
         return frozenset([self.account, f"arn:{self.arn.split(':')[1]}:iam::{self.account}:root"])
 
 
 @dataclass
 class _Call:
-    """A call while the gate works on it: what is known of it so far."""
+    """A call in progress."""
 
     service: str
     accepts_json: bool
@@ -129,7 +129,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Session:
-    """Credentials that were issued for a role."""
+    """Credentials of an assumed role."""
 
     credentials: Credentials
     role_arn: str
@@ -138,14 +138,23 @@ class _Session:
 
 
 class Aws:
-    """A context manager: AWS at ``url``, for any number of accounts and all regions of the partitions moto knows.
+    """AWS at ``url``, for any number of accounts and all of moto's regions, as a context manager.
 
-    One at a time in a process, since moto's state belongs to the process. It is emptied at the start and at the end.
+    A process can have only one at a time, because moto keeps its state in the process. It resets moto at start and end.
 
-    :param tls: the server's side, or ``None`` for plain HTTP.
-    :param port: 0 for one that the system chooses.
-    :param ca_bundle: what clients made by ``client`` trust.
-    :raises RuntimeError: another one is open.
+    Parameters
+    ----------
+    tls
+        The server's TLS context; ``None`` for plain http.
+    port
+        The port to listen on; 0 for a free one.
+    ca_bundle
+        The bundle that clients from ``client`` trust.
+
+    Raises
+    ------
+    RuntimeError
+        Another one is open.
     """
 
     FUNCTION_ACCOUNT = "111111111111"
@@ -154,19 +163,21 @@ class Aws:
     url: str
     server: Server
     calls: list[AwsCall]
-    """All that arrived, in the order of their answers."""
+    """All calls, in the order of their responses."""
 
     _open = threading.Lock()
 
     def __init__(self, *, tls: ssl.SSLContext | None = None, port: int = 0, ca_bundle: Path | None = None) -> None:
         if not Aws._open.acquire(blocking=False):
-            raise RuntimeError("another Aws is open in this process, and moto's state belongs to the process")
+            raise RuntimeError(
+                "Another Aws is open in this process. Close it first: moto keeps its state in the process"
+            )
         self.calls = []
         self._closed = False
         self._ca_bundle = ca_bundle
         self._sessions: dict[str, _Session] = {}
         self._administrators: dict[str, tuple[Credentials, User]] = {}
-        self._lock = threading.RLock()  # moto's models are not made for several threads at once
+        self._lock = threading.RLock()  # moto's models are not thread-safe
         self._application = _moto()
         try:
             self._reset()
@@ -177,7 +188,7 @@ class Aws:
         self.url = self.server.url
 
     def close(self) -> None:
-        """End the server and empty moto. May be called again."""
+        """Stop the server and reset moto. Repeated calls have no effect."""
         if not self._closed:
             self._closed = True
             self.server.close()
@@ -192,13 +203,20 @@ class Aws:
     ) -> None:
         self.close()
 
-    # What a test arranges. It is done beside the gate: no policy is asked, and no call recorded.
+    # Setup for tests. It bypasses the gate: no policy applies, and no call is recorded.
 
     def create_role(self, arn: str, policy: Mapping[str, Any] | None, trust: Mapping[str, Any] = TRUST_LAMBDA) -> None:
-        """Create a role, with the path its ARN has, and give it this identity policy.
+        """Create a role with the ARN's path and an identity policy.
 
-        :param trust: who may assume it; by default only Lambda, that is, ``assume``.
-        :raises UnsupportedPolicyError: the policy uses what the gate does not understand.
+        Parameters
+        ----------
+        trust
+            The trust policy; by default only Lambda, and so ``assume``, can assume the role.
+
+        Raises
+        ------
+        UnsupportedPolicyError
+            The gate does not support an element of the policy.
         """
         backend, path, name = _role_name(arn)
         parse(trust)
@@ -207,9 +225,12 @@ class Aws:
             self.put_role_policy(arn, policy)
 
     def put_role_policy(self, arn: str, policy: Mapping[str, Any] | None) -> None:
-        """Replace the role's identity policy. ``None``: take it away.
+        """Replace the role's identity policy, or remove it with ``None``.
 
-        :raises UnsupportedPolicyError: the policy uses what the gate does not understand.
+        Raises
+        ------
+        UnsupportedPolicyError
+            The gate does not support an element of the policy.
         """
         backend, _, name = _role_name(arn)
         if policy is not None:
@@ -220,14 +241,14 @@ class Aws:
                 backend.put_role_policy(name, "identity", json.dumps(policy))
 
     def delete_role(self, arn: str) -> None:
-        """Delete the role. Its sessions end, and key policies that named it name nobody, even once it is made again."""
+        """Delete the role. Its sessions end, and key policies do not apply to a new role with the same name."""
         self.put_role_policy(arn, None)
         backend, _, name = _role_name(arn)
         with self._lock:
             backend.delete_role(name)
 
     def assume(self, role_arn: str, session: str = "function", duration_seconds: float = 3600) -> Credentials:
-        """Give credentials of the role, as Lambda puts them in a function's environment. 0 seconds: expired ones."""
+        """Return credentials of the role, as Lambda sets them for a function; expired ones for a duration of 0."""
         with self._lock:
             role = _role_name(role_arn)[0].get_role_by_arn(role_arn)
             _, partition, _, _, account, _ = role_arn.split(":", 5)
@@ -237,7 +258,7 @@ class Aws:
             return self._issue(assumed, role, duration_seconds)
 
     def account_credentials(self, account_id: str) -> Credentials:
-        """Give an administrator's credentials, always the same for one account. They serve in every partition."""
+        """Return an account's administrator credentials. They work in every partition."""
         with self._lock:
             if account_id not in self._administrators:
                 backend = iam_backends[account_id]["aws"]
@@ -248,7 +269,7 @@ class Aws:
             return self._administrators[account_id][0]
 
     def create_function(self, name: str, role_arn: str, region: str = "us-west-2") -> None:
-        """Create a Lambda function in the role's account, for its configuration only."""
+        """Create a Lambda function in the role's account. Only its configuration is available."""
         spec = {
             "FunctionName": name,
             "Role": role_arn,
@@ -260,9 +281,12 @@ class Aws:
             lambda_backends[role_arn.split(":")[4]][region].create_function(spec)
 
     def create_key(self, policy: Mapping[str, Any], account: str = FUNCTION_ACCOUNT, region: str = "us-west-2") -> str:
-        """Create a key with this policy, in the name of the account's administrator, and give its ARN.
+        """Create a key as the account's administrator, and return its ARN.
 
-        :raises UnsupportedPolicyError: the policy uses what the gate does not understand.
+        Raises
+        ------
+        UnsupportedPolicyError
+            The gate does not support an element of the policy.
         """
         client = self.client("kms", self.account_credentials(account), region)
         arn: str = client.create_key(Policy=json.dumps(policy))["KeyMetadata"]["Arn"]
@@ -278,35 +302,38 @@ class Aws:
         self._kms(key_arn).enable_key(_key_id(key_arn))
 
     def schedule_deletion(self, key_arn: str) -> None:
-        """Have the key deleted in seven days."""
+        """Schedule the key's deletion in seven days."""
         self._kms(key_arn).schedule_key_deletion(_key_id(key_arn), 7)
 
     def put_key_policy(self, key_arn: str, policy: Mapping[str, Any]) -> None:
         """Replace the key's policy.
 
-        :raises RefusedError: it names a role that does not exist.
+        Raises
+        ------
+        RefusedError
+            The policy names a role that does not exist.
         """
         bound = _bind_principals(json.dumps(policy), get_partition(key_arn.split(":")[3]))
         self._kms(key_arn).put_key_policy(_key_id(key_arn), bound)
 
     def throttle(self, service: str, times: int | None = 1) -> None:
-        """Refuse the next calls to this service because there were too many."""
+        """Throttle the next calls to a service."""
         refusal = RefusedError("ThrottlingException", "Rate exceeded").response(service)
         fault = Fault.status(refusal.status, refusal.body, refusal.headers)
         self.server.faults.add(fault, when=lambda request: _service(request) == service, times=times)
 
     def count(self, service: str, action: str | None = None, account: str | None = None) -> int:
-        """Count the calls to a service, if wished only those of one action or of one caller's account."""
+        """Count the calls to a service, optionally of one action or one account."""
         return sum(
             call.service == service and action in (None, call.action) and account in (None, call.account)
             for call in list(self.calls)
         )
 
     def client(self, service: str, credentials: Credentials, region: str = "us-west-2") -> Any:
-        """Make a boto3 client with these credentials, that tries once."""
-        with self._lock:  # making clients is not for several threads at once
+        """Return a boto3 client that does not retry."""
+        with self._lock:  # creating clients is not thread-safe
             return _boto3_session().client(
-                service,  # type: ignore[call-overload]  # any of them
+                service,  # type: ignore[call-overload]  # a variable name
                 region_name=region,
                 endpoint_url=self.url,
                 verify=str(self._ca_bundle) if self._ca_bundle else None,
@@ -316,7 +343,7 @@ class Aws:
                 config=Config(proxies={}, retries={"total_max_attempts": 1}),
             )
 
-    # A call's way through the gate.
+    # The stages of a call.
 
     def _respond(self, request: Request) -> Response:
         call = _read(request)
@@ -336,7 +363,7 @@ class Aws:
         return self._forward(request, call, account)
 
     def _replaced(self, request: Request, status: int) -> None:
-        """Record a call that a fault answered, under the principal that its access key stands for."""
+        """Record a call that a fault replaced."""
         call = _read(request)
         try:
             signature = Signature.of(request)
@@ -351,7 +378,7 @@ class Aws:
         principal = call.caller.arn if call.caller else None
         self.calls.append(AwsCall(call.service, call.action, principal, status, call.region))
 
-    # Who calls?
+    # Authentication.
 
     def _authenticate(self, request: Request, call: _Call, signature: Signature) -> None:
         signature.check_scope(request, call.service, kms_backends[Aws.CERBERUS_ACCOUNT])
@@ -365,9 +392,12 @@ class Aws:
         call.caller = caller
 
     def _caller(self, access_key: str, region: str) -> tuple[Credentials, Caller]:
-        """Find whom an access key was issued to.
+        """Return the owner of an access key.
 
-        :raises RefusedError: nobody, or a role that no longer is, or one of another partition.
+        Raises
+        ------
+        RefusedError
+            The key is unknown, its role was deleted, or it belongs to another partition.
         """
         partition = get_partition(region)
         for account, (credentials, user) in self._administrators.items():
@@ -396,7 +426,7 @@ class Aws:
         self._sessions[credentials.access_key] = session
         return credentials
 
-    # May they? Each gives the account whose resource it is.
+    # Authorization. Each method returns the account that owns the resource.
 
     def _authorise_kms(self, call: _Call) -> str:
         caller, parameters = _known(call.caller), call.parameters
@@ -410,7 +440,7 @@ class Aws:
             sealed_by = self._sealing_key(call)
         named = parameters.get("KeyId") or parameters.get("TargetKeyId")
         if named is None and sealed_by is None:
-            raise RefusedError("UnknownOperationException")  # without a key that the gate could find
+            raise RefusedError("UnknownOperationException")  # without a key to authorize
         key = _named_key(call, named) if named else sealed_by
         assert key is not None
         encryption_context: dict[str, str] = parameters.get("EncryptionContext") or {}
@@ -434,7 +464,7 @@ class Aws:
         return key.account_id
 
     def _sealing_key(self, call: _Call) -> Key:
-        """Find the key that a ciphertext names, in whichever account it is; moto's ciphertexts begin with its ID."""
+        """Return the key of a ciphertext. moto's ciphertexts start with the key's ID."""
         try:
             sealed = base64.b64decode(call.parameters.get("CiphertextBlob", ""), validate=True)
         except (TypeError, binascii.Error):
@@ -458,13 +488,13 @@ class Aws:
     def _authorise_sts(self, call: _Call) -> str:
         caller = _known(call.caller)
         if call.action == "GetCallerIdentity":
-            return caller.account  # needs no permission, and none can take it away
+            return caller.account  # needs no permission, and no policy can deny it
         if call.action != "AssumeRole":
             raise RefusedError("UnknownOperationException", f"Could not find operation {call.action}")
         role_arn = call.parameters.get("RoleArn", "")
         try:
             role = _role_name(role_arn)[0].get_role_by_arn(role_arn)
-        except Exception:  # no role's ARN, or no such role: AWS does not say which
+        except Exception:  # not a role's ARN, or no such role: AWS does not say which
             raise _denied(caller, "sts:AssumeRole", f"on resource: {role_arn}") from None
         external_id = call.parameters.get("ExternalId")
         context = _context(call, {"sts:ExternalId": [external_id] if external_id else []})
@@ -492,7 +522,7 @@ class Aws:
             name = f"arn:{get_partition(call.region)}:lambda:{call.region}:{caller.account}:function:{name}"
         if "Qualifier" in call.parameters:
             name = f"{name}:{call.parameters['Qualifier']}"
-        nobody = '{"Statement": []}'  # no function here has a policy of its own, which another account would need
+        nobody = '{"Statement": []}'  # the functions have no resource policy
         owner = name.split(":")[4]
         _authorise(
             caller, "lambda:GetFunctionConfiguration", name, _context(call), None if owner == caller.account else nobody
@@ -505,7 +535,7 @@ class Aws:
             _authorise(caller, action, "*", _context(call))
             return caller.account
         if "TableName" not in call.parameters or "IndexName" in call.parameters:
-            raise RefusedError("UnknownOperationException")  # batches, transactions, indexes: nobody here uses them
+            raise RefusedError("UnknownOperationException")  # batches, transactions and indexes are not supported
         table: str = call.parameters["TableName"]
         if not table.startswith("arn:"):
             table = f"arn:{get_partition(call.region)}:dynamodb:{call.region}:{caller.account}:table/{table}"
@@ -517,11 +547,11 @@ class Aws:
         caller = _known(call.caller)
         name = call.parameters.get("QueueName") or call.parameters.get("QueueUrl", "").rpartition("/")[2]
         queue = f"arn:{get_partition(call.region)}:sqs:{call.region}:{caller.account}:{name}"
-        # A batch needs the permission of the single call.
+        # A batch requires the permission of the single call.
         _authorise(caller, f"sqs:{call.action.removesuffix('Batch')}", queue, _context(call))
         return caller.account
 
-    # What moto answers, mended.
+    # moto's responses, corrected.
 
     def _forward(self, request: Request, call: _Call, account: str) -> Response:
         if (call.service, call.action) in DIRECT:
@@ -538,7 +568,7 @@ class Aws:
             data=body,
             headers={
                 "Host": f"{call.service}.{call.region}.amazonaws.com",
-                # Where moto looks for the resource, whosever the access key is.
+                # The account in which moto looks for the resource.
                 "x-moto-account-id": account,
                 **{name: request.headers[name] for name in copied if name in request.headers},
             },
@@ -559,7 +589,7 @@ class Aws:
         return Response(status, body, headers)
 
     def _register(self, call: _Call, answer: bytes) -> None:
-        """Take note of the credentials that moto gave out for a role."""
+        """Register the credentials that moto issued for a role."""
         role_arn = call.parameters["RoleArn"]
         _, partition, _, _, account, _ = role_arn.split(":", 5)
         access_key = ElementTree.fromstring(answer).findtext(".//{*}AccessKeyId") or ""  # noqa: S314 - moto wrote it
@@ -598,13 +628,23 @@ def _authorise(
     hidden: bool = False,
     reasons: bool = True,
 ) -> None:
-    """Weigh all policies. In one account, one that names the caller is enough; between accounts both sides must allow.
+    """Evaluate all policies. Within an account, one policy must allow the call; across accounts, both sides must.
 
-    :param resource_policy: ``None`` where there can be none.
-    :param owner: the resource's account.
-    :param hidden: the refusal may not tell whether the resource exists.
-    :param reasons: the refusal says which policy it was.
-    :raises RefusedError: the call is not allowed.
+    Parameters
+    ----------
+    resource_policy
+        ``None`` if the resource cannot have one.
+    owner
+        The account that owns the resource.
+    hidden
+        Whether the error must not reveal if the resource exists.
+    reasons
+        Whether the error names the policy.
+
+    Raises
+    ------
+    RefusedError
+        The call is not allowed.
     """
     documents = [statement for document in caller.policies for statement in parse(document)]
     identity = evaluate(documents, action, resource, context)
@@ -632,7 +672,7 @@ def _authorise(
 
 
 def _context(call: _Call, more: Mapping[str, Iterable[str]] | None = None) -> dict[str, tuple[str, ...]]:
-    """Collect what conditions may look at; a key without values is as one that is not there."""
+    """Return the condition keys with a value."""
     caller = _known(call.caller)
     values = {
         "aws:PrincipalArn": [caller.principal_arn],
@@ -644,7 +684,7 @@ def _context(call: _Call, more: Mapping[str, Iterable[str]] | None = None) -> di
 
 
 def _directly(call: _Call, account: str) -> Response:
-    """Have moto's own handler answer, past its web framework."""
+    """Call moto's handler directly, without its web framework."""
     handler = DynamoHandler()
     handler.current_account, handler.region, handler.partition = account, call.region, get_partition(call.region)
     handler.body = call.parameters
@@ -658,7 +698,7 @@ def _directly(call: _Call, account: str) -> Response:
 
 
 def _leading_keys(call: _Call, name: str) -> list[str]:
-    """Give the partition keys that a call touches: a condition on them is for single items and queries."""
+    """Return the partition keys that a call uses. Conditions on them apply to single items and queries."""
     table = dynamodb_backends[_known(call.caller).account][call.region].tables.get(name)
     if table is None or call.action not in DYNAMODB_LEADING_KEYS:
         return []
@@ -672,9 +712,12 @@ def _leading_keys(call: _Call, name: str) -> list[str]:
 
 
 def _named_key(call: _Call, name: str) -> Key:
-    """Find the key that has this ID, ARN, alias or alias ARN, as seen from the caller's account.
+    """Return the key with this ID, ARN, alias or alias ARN, as seen from the caller's account.
 
-    :raises RefusedError: there is none.
+    Raises
+    ------
+    RefusedError
+        There is no such key.
     """
     caller = _known(call.caller)
     account, arn = caller.account, name
@@ -697,12 +740,16 @@ def _named_key(call: _Call, name: str) -> Key:
 
 
 def _bind_principals(document: str, partition: str) -> str:
-    """Check a key policy, and put unique IDs for the roles and users it names, as KMS keeps it.
+    """Check a key policy, and replace the ARNs of roles and users by their unique IDs, as KMS stores it.
 
     That is why a role that is deleted and made again under the same name finds itself refused.
 
-    :raises RefusedError: a principal does not exist in this partition.
-    :raises UnsupportedPolicyError: the policy uses what the gate does not understand.
+    Raises
+    ------
+    RefusedError
+        A principal does not exist in this partition.
+    UnsupportedPolicyError
+        The gate does not support an element of the policy.
     """
 
     def bound(name: str) -> str:
@@ -728,7 +775,7 @@ def _bind_principals(document: str, partition: str) -> str:
 
 
 def _shown(name: str) -> str:
-    """Put the ARN for a unique ID; the ID of someone who is gone stays, as KMS shows it."""
+    """Return the ARN for a unique ID. The ID of a deleted principal stays, as KMS shows it."""
     return next((str(entity.arn) for entity in _entities() if entity.id == name), name)
 
 
@@ -740,7 +787,7 @@ def _entities() -> Iterator[Role | User]:
 
 
 def _service(request: Request) -> str:
-    """Tell by its shape for which service a request is."""
+    """Return the service that a request is for."""
     target = request.headers.get("X-Amz-Target") or ""
     if target:
         return {"DynamoDB_": "dynamodb", "AmazonSQS": "sqs"}.get(target[:9], "kms")
@@ -750,7 +797,7 @@ def _service(request: Request) -> str:
 
 
 def _read(request: Request) -> _Call:
-    """Find the action and its parameters. What cannot be read is left empty: the caller is asked for a name first."""
+    """Parse the action and its parameters. Invalid parts stay empty, because authentication comes first."""
     service = _service(request)
     accepts_json = "application/json" in (request.headers.get("Accept") or "")
     parameters: dict[str, Any] = {}
@@ -776,13 +823,16 @@ def _known(caller: Caller | None) -> Caller:
 
 
 def _role_name(arn: str) -> tuple[Any, str, str]:
-    """Give moto's IAM of the role's account, the role's path and its name.
+    """Return moto's IAM backend of the role's account, the role's path and its name.
 
-    :raises ValueError: not a role's ARN.
+    Raises
+    ------
+    ValueError
+        It is not the ARN of a role.
     """
     found = re.fullmatch(r"arn:(aws[a-z-]*):iam::(\d{12}):role(/(?:[^/]+/)*)([\w+=,.@-]+)", arn)
     if found is None:
-        raise ValueError(f"not the ARN of a role: {arn}")
+        raise ValueError(f"{arn} is not the ARN of a role")
     partition, account, path, name = found.groups()
     return iam_backends[account][partition], path, name
 
@@ -794,14 +844,14 @@ def _moto() -> Client:
     There is no second socket on the way, and the gate reads policies and key states where moto keeps them. One for all:
     it holds no state of its own, and each new one compiles the routes of every service again.
     """
-    # moto makes an RSA key for each KMS key, symmetric ones too, where nothing uses it; that takes longer than all else.
-    kms_models.generate_private_key = functools.cache(generate_private_key)  # type: ignore[attr-defined]  # it is there
+    # moto generates an unused RSA key for each symmetric KMS key, which is slow.
+    kms_models.generate_private_key = functools.cache(generate_private_key)  # type: ignore[attr-defined]  # imported there
     return Client(DomainDispatcherApplication(create_backend_app), use_cookies=False)
 
 
 @functools.cache
 def _boto3_session() -> boto3.session.Session:
-    """One for all clients: each loads the descriptions of the services anew."""
+    """Return one session for all clients, because each session loads the service models again."""
     return boto3.session.Session()
 
 
@@ -815,7 +865,7 @@ def _denied(caller: Caller, action: str, on: str, reason: str = "") -> RefusedEr
 
 
 def _as_json(element: ElementTree.Element) -> dict[str, Any]:
-    """Write an XML answer of STS as STS writes it in JSON: times become seconds."""
+    """Convert an XML response of STS to its JSON form, with times in seconds."""
 
     def value(inner: ElementTree.Element) -> Any:
         if len(inner):

@@ -1,4 +1,4 @@
-"""The stand-in for Cerberus with real KMS keys and ciphertexts, and real signatures, at the AWS endpoint it is given."""
+"""A fake Cerberus that uses KMS and STS at an AWS endpoint: with real keys, ciphertexts and signatures."""
 
 from __future__ import annotations
 
@@ -29,16 +29,29 @@ _FORWARDED_TO_STS = ("Authorization", "x-amz-date", "x-amz-security-token")
 
 
 class Cerberus(cerberus.Cerberus):
-    """The service in an AWS account of its own.
+    """Cerberus in its own AWS account.
 
-    :param aws_url: where KMS and STS are.
-    :param aws_ca: the PEM file to trust there, or ``None`` for the system's.
-    :param account_id: the account Cerberus is deployed in, which its KMS keys belong to.
-    :param access_key: of an administrator of that account.
-    :param secret_key: of the same.
-    :param tls: a server's context, or ``None`` for plain HTTP.
-    :param port: 0 for one that the system chooses.
-    :raises OSError: the port is in use.
+    Parameters
+    ----------
+    aws_url
+        The URL of KMS and STS.
+    aws_ca
+        The PEM file to trust for it; ``None`` for the system's.
+    account_id
+        The account that owns the KMS keys.
+    access_key
+        The access key of an administrator of that account.
+    secret_key
+        The secret key.
+    tls
+        The server's TLS context; ``None`` for plain http.
+    port
+        The port to listen on; 0 for a free one.
+
+    Raises
+    ------
+    OSError
+        The port is in use.
     """
 
     def __init__(
@@ -56,18 +69,18 @@ class Cerberus(cerberus.Cerberus):
         super().__init__(self._kms, _Sts(aws_url, aws_ca), tls=tls, port=port)
 
     def check_key_policies(self) -> None:
-        """Mend the policies of all keys, as the service does every five minutes: they then name the roles of today."""
+        """Rewrite the policies of all keys, as the service does every five minutes, so that they name the current roles."""
         for (principal, region), key_arn in list(self._key_arns.items()):
             self._kms.put_policy(key_arn, principal, region)
 
     def close(self) -> None:
-        """End the server, its threads and its connections. May be called again."""
+        """Stop the server. Repeated calls have no effect."""
         super().close()
         self._kms.close()
 
 
 class _Keys:
-    """KMS in Cerberus' account."""
+    """The KMS keys in Cerberus' account."""
 
     def __init__(self, aws_url: str, aws_ca: Path | None, account_id: str, access_key: str, secret_key: str) -> None:
         self._aws_url = aws_url
@@ -125,10 +138,10 @@ class _Keys:
                     endpoint_url=self._aws_url,
                     verify=None if self._aws_ca is None else str(self._aws_ca),
                     config=Config(
-                        retries={"total_max_attempts": 1},  # a fault planned for AWS is to be seen
+                        retries={"total_max_attempts": 1},  # a retry would hide an injected fault
                         read_timeout=10,
                         max_pool_connections=50,
-                        # What the environment says of these is meant for the functions under test.
+                        # These environment variables are for the functions under test only.
                         proxies={},
                         use_fips_endpoint=False,
                         use_dualstack_endpoint=False,
@@ -138,7 +151,7 @@ class _Keys:
 
 
 class _Sts:
-    """The replay of a caller's signed ``GetCallerIdentity`` to AWS."""
+    """Identify callers: forwards their signed ``GetCallerIdentity`` request to STS."""
 
     def __init__(self, aws_url: str, aws_ca: Path | None) -> None:
         address = urlsplit(aws_url)
@@ -153,7 +166,7 @@ class _Sts:
             "Host": f"sts.{region}.amazonaws.com{suffix}",
             "Accept": "application/json",
             "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
-            # The service forwards these and no others, whatever was signed.
+            # The service forwards only these headers.
             **{name: request.headers[name] for name in _FORWARDED_TO_STS if request.headers[name] is not None},
         }
         try:
@@ -185,5 +198,5 @@ class _Sts:
 
 @functools.cache
 def _session() -> boto3.Session:
-    """One for all clients: each loads the descriptions of the services anew."""
+    """Return one session for all clients, because each session loads the service models again."""
     return boto3.Session()

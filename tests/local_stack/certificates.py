@@ -1,4 +1,4 @@
-"""A certificate authority made on the spot, so that TLS is the default between the parts of the local stack."""
+"""A temporary certificate authority, for TLS between the parts of the local stack."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import trustme
 
 
 class CertificateAuthority:
-    """A new authority with each instance. Its keys stay in memory; only its certificate is written.
+    """A new authority. Its keys stay in memory.
 
-    :param folder: an existing folder, where ``ca.pem`` is written.
+    Parameters
+    ----------
+    folder
+        The existing folder in which it writes ``ca.pem``.
     """
 
     bundle: Path
-    """The PEM file that a client is to trust."""
+    """The PEM file for clients to trust."""
 
     def __init__(self, folder: Path) -> None:
         self._authority = trustme.CA()
@@ -23,9 +26,12 @@ class CertificateAuthority:
         self._authority.cert_pem.write_to_path(str(self.bundle))
 
     def server_context(self, *hosts: str) -> ssl.SSLContext:
-        """Make the server's side of TLS, with a new certificate for these hosts.
+        """Return a TLS context for a server, with a new certificate.
 
-        :param hosts: names and addresses; by default ``localhost`` and ``127.0.0.1``.
+        Parameters
+        ----------
+        hosts
+            The names and addresses of the server; by default ``localhost`` and ``127.0.0.1``.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._authority.issue_cert(*(hosts or ("localhost", "127.0.0.1"))).configure_cert(context)

@@ -1,5 +1,7 @@
-"""``python -m local_stack.demo``: invokes every sample function, cold and then warm, in AWS's own runtime against the
-local stack, and prints what that cost."""
+"""Invoke every sample function, cold and warm, in AWS's Lambda runtime against a local Cerberus and AWS.
+
+The result is a table of times and requests: ``python -m local_stack.demo``.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from .stack import LocalStack
 
 WARM = 5
-"""Warm invocations of each function."""
+"""The number of warm invocations of each function."""
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _AUTHENTICATION = {
     "/v2/auth/iam-principal": "KMS decrypt",
@@ -35,7 +37,7 @@ _AUTHENTICATION = {
 
 @dataclass(frozen=True)
 class Usage:
-    """What a function called, on both services."""
+    """The requests of one function to Cerberus and AWS."""
 
     authentications: int
     decrypts: int
@@ -46,7 +48,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the table. Times are milliseconds."""
+    """One row of the table. Times are in milliseconds."""
 
     function: str
     cold: float
@@ -57,31 +59,31 @@ class Result:
 
     @property
     def source(self) -> str:
-        """Where the tokens came from."""
+        """Describe where the tokens came from."""
         if not self.usage.methods:
             return "no token"
-        first = ", ".join(dict.fromkeys(self.cold_usage.methods)) or "none when cold"
+        first = ", ".join(dict.fromkeys(self.cold_usage.methods)) or "none in the cold start"
         again = self.usage.authentications - self.cold_usage.authentications
-        return f"{first}, then {'warm cache' if not again else f'{again} more when warm'}"
+        return f"{first}, then {f'{again} more' if again else 'cache hits'}"
 
     @property
     def problems(self) -> Iterator[str]:
-        """What is not as it must be."""
+        """Yield a message for each unexpected result."""
         for what, count in (("authentications", self.usage.authentications), ("decrypts", self.usage.decrypts)):
             if count != 1:
-                yield f"{self.function}: {count} {what}, expected exactly 1"
+                yield f"{self.function}: {count} {what}, expected 1"
         for error in dict.fromkeys(self.errors):
             yield f"{self.function}: {error}"
 
 
 def measure(stack: LocalStack, function: Function) -> Result:
-    """Invoke a function cold and then warm in a container of its own."""
+    """Invoke a function in a new container, once cold and then warm."""
     stack.create_role(function.role_arn, function.statements)
-    # The stack knows better than the template: the addresses, the credentials, the certificate authority.
+    # The stack's addresses, credentials and certificate authority replace the template's values.
     environment = {**function.environment, **stack.environment(function.role_arn)}
     events = [function.event(number) for number in range(len(function.events))]
     if not events:
-        raise MissingPrerequisiteError(f"there is no event for {function.name} in events/")
+        raise MissingPrerequisiteError(f"events/ has no event for {function.name}. Add one")
     before = len(stack.cerberus.calls), len(stack.aws.calls)
     with LambdaRuntime(
         function.artifact, function.handler, function.layers, environment, timeout=function.timeout
@@ -106,7 +108,7 @@ def measure(stack: LocalStack, function: Function) -> Result:
 
 def _usage(stack: LocalStack, cerberus_before: int, aws_before: int) -> Usage:
     cerberus = stack.cerberus.calls[cerberus_before:]
-    # The stand-in of Cerberus calls AWS too, as another account.
+    # Cerberus calls AWS too, with another account.
     aws = [call for call in stack.aws.calls[aws_before:] if call.account == stack.aws.FUNCTION_ACCOUNT]
     methods = tuple(_AUTHENTICATION[call.path] for call in cerberus if call.path in _AUTHENTICATION)
     return Usage(
@@ -119,21 +121,21 @@ def _usage(stack: LocalStack, cerberus_before: int, aws_before: int) -> Usage:
 
 
 def _error(invocation: Invocation) -> str | None:
-    """What failed, also where the function answered in good form that something did."""
+    """Return the error, including errors in a valid response."""
     payload = invocation.payload
     if invocation.error is None and isinstance(payload, dict):
         if int(payload.get("statusCode", 200)) >= 400:
-            return f"answered {payload['statusCode']}: {payload.get('body')}"
+            return f"returned {payload['statusCode']}: {payload.get('body')}"
         if failures := payload.get("batchItemFailures"):
             return f"{len(failures)} records failed: {failures}"
     return invocation.error
 
 
 def table(results: Sequence[Result]) -> str:
-    """Lay the results out for a terminal."""
+    """Format the results as a table."""
     heads = [
-        ("", "cold", "warm", "Cerberus", "KMS", "identity", "secret", "where the token"),
-        ("function", "ms", "ms", "auths", "decrypts", "calls", "reads", "came from"),
+        ("", "cold", "warm", "Cerberus", "KMS", "identity", "secret", "source of the"),
+        ("function", "ms", "ms", "auths", "decrypts", "calls", "reads", "token"),
     ]
     rows = [
         (
@@ -145,9 +147,9 @@ def table(results: Sequence[Result]) -> str:
     widths = [max(map(len, column)) for column in zip(*heads, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
-        texts = (0, len(cells) - 1)  # to the left, and the numbers to the right
+        text_columns = (0, len(cells) - 1)  # aligned to the left
         aligned = (
-            cell.ljust(width) if number in texts else cell.rjust(width)
+            cell.ljust(width) if number in text_columns else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         return "  ".join(aligned).rstrip()
@@ -160,20 +162,20 @@ def _progress(text: str) -> None:
 
 
 def _run(port: int) -> int:
-    _progress("Starting AWS and Cerberus on this machine, over TLS ...\n")
-    # moto takes seconds to import: not before there is something to be seen, and Ctrl-C is heeded.
+    _progress("Starting AWS and Cerberus on this machine ...\n")
+    # Imported here because moto takes seconds: the line above appears first, and Ctrl-C works.
     from .application import Application
     from .stack import LocalStack
 
     functions = Application().functions.values()
     with LocalStack(port=port) as stack:
-        _progress(f"Cerberus listens at {stack.cerberus.url}, AWS at {stack.aws.url}.\n")
+        _progress(f"Cerberus: {stack.cerberus.url}, AWS: {stack.aws.url}\n")
         results = []
         for function in functions:
-            _progress(f"{function.name}: one container, 1 cold and {WARM} warm invocations ...\n")
+            _progress(f"Invoking {function.name}: 1 cold, {WARM} warm ...\n")
             results.append(measure(stack, function))
     print(f"\n{table(results)}\n")
-    print(f"Cold: initialisation and the first invocation. Warm: the median of the next {WARM} in the same container.")
+    print(f"cold: initialisation and first invocation; warm: median of the next {WARM} in the same container.")
     problems = [problem for result in results for problem in result.problems]
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -181,45 +183,48 @@ def _run(port: int) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    for each in _ENDING:
-        signal.signal(each, lambda *_: None)  # the end, once begun, is not interrupted
+    for each in _STOP_SIGNALS:
+        signal.signal(each, lambda *_: None)  # a second signal must not interrupt the clean-up
     raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code.
+    """Run the demo and return the exit code.
 
-    0: every function authenticated and decrypted once. 1: one did not. 2: a prerequisite is missing, or the port is in
-    use. 130: interrupted.
+    Returns
+    -------
+    int
+        0 if every function authenticated and decrypted once, 1 if one did not, 2 if a prerequisite is missing or the port is
+        in use, 130 after an interruption.
     """
     parser = argparse.ArgumentParser(prog="python -m local_stack.demo", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="Cerberus' port (default: the system chooses one)")
+    parser.add_argument("--port", type=int, default=0, help="the port of Cerberus (default: a free one)")
     port = parser.parse_args(arguments).port
-    for number in _ENDING:
+    for number in _STOP_SIGNALS:
         signal.signal(number, _interrupt)
     try:
         return _run(port)
     except KeyboardInterrupt:
-        print("\nInterrupted. Everything that was started is ended.", file=sys.stderr)
+        print("\nInterrupted. All processes of the demo are stopped.", file=sys.stderr)
         return 130
     except MissingPrerequisiteError as missing:
-        print(f"Cannot run the demo: {missing}.", file=sys.stderr)
+        print(f"The demo cannot start: {missing}.", file=sys.stderr)
         return 2
     except (OSError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
-        print(f"Cannot run the demo: port {port} cannot be had ({error}).", file=sys.stderr)
+        print(f"The demo cannot listen on port {port} ({error}). Choose another --port.", file=sys.stderr)
         return 2
     except ContainerError as failure:
         print(f"The demo failed: {failure}", file=sys.stderr)
         return 1
     finally:
-        # An interruption in the very moment in which a process starts leaves nobody who knows of it.
+        # A signal during the start of a process can leave it without an owner.
         for pid in descendants(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for number in _ENDING:
-            signal.signal(number, signal.SIG_IGN)  # holds while the interpreter ends, as a handler in Python does not
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # Python handlers do not run during interpreter exit
 
 
 if __name__ == "__main__":

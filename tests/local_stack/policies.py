@@ -1,7 +1,7 @@
-"""IAM policies: the part of their language that the local stack uses, and nothing of the rest.
+"""Evaluation of IAM policies: the part of the policy language that the local stack needs.
 
-What is not understood raises UnsupportedPolicyError: a condition passed over would let through what AWS refuses.
-Rules: IAM User Guide, "Policy evaluation logic" and "IAM JSON policy elements reference".
+Unsupported elements raise UnsupportedPolicyError, because an ignored condition could allow what AWS denies. The rules are in
+the IAM User Guide, "Policy evaluation logic" and "IAM JSON policy elements reference".
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from enum import Enum
 from typing import Any
 
 Context = Mapping[str, tuple[str, ...]]
-"""What conditions look at: the names of condition keys, in lower case, and the values that the request gives them."""
+"""The condition keys of a request, in lower case, with their values."""
 
 KNOWN_ELEMENTS = {"Sid", "Effect", "Action", "Resource", "Principal", "Condition"}
 KNOWN_VARIABLES = {"${aws:PrincipalArn}": "aws:principalarn"}
-"""Policy variables, and the key of the context that gives their value. Only as a whole value of StringEquals."""
+"""Policy variables and their condition keys. They are supported only as a whole value of StringEquals."""
 VARIABLES_SINCE = "2012-10-17"
-"""The version of the policy language. In an older one a variable is literal text, which nobody means."""
+"""The first version of the policy language with variables."""
 
 
 class UnsupportedPolicyError(ValueError):
-    """The document is not a policy, or uses what is not understood here."""
+    """The document is not a policy, or uses an unsupported element."""
 
 
 class Verdict(Enum):
-    """What one policy says. An explicit deny wins over any number of allows."""
+    """The result of one policy. An explicit deny overrides every allow."""
 
     ALLOW = "allow"
     EXPLICIT_DENY = "explicit deny"
@@ -37,7 +37,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement. ``principals`` is empty in an identity policy."""
+    """One statement of a policy. ``principals`` is empty in an identity policy."""
 
     allow: bool
     actions: tuple[str, ...]
@@ -46,7 +46,7 @@ class Statement:
     conditions: tuple[tuple[str, str, tuple[str, ...]], ...]
 
     def applies(self, action: str, resource: str, context: Context) -> bool:
-        """Tell whether this statement speaks of this request, whoever makes it."""
+        """Tell whether the statement matches a request, whoever the caller is."""
         return (
             any(_matches(pattern.lower(), action.lower()) for pattern in self.actions)
             and any(_matches_arn(pattern, resource) for pattern in self.resources)
@@ -55,16 +55,19 @@ class Statement:
 
 
 def parse(document: str | Mapping[str, Any]) -> tuple[Statement, ...]:
-    """Read a policy document.
+    """Parse a policy document.
 
-    :raises UnsupportedPolicyError: says what is not understood.
+    Raises
+    ------
+    UnsupportedPolicyError
+        The document is not a policy, or uses an unsupported element.
     """
     try:
         policy = json.loads(document) if isinstance(document, str) else document
         version = policy.get("Version", "2008-10-17")
         return tuple(_statement(statement, version) for statement in _list(policy["Statement"]))
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise UnsupportedPolicyError(f"not a policy: {error!r}") from error
+        raise UnsupportedPolicyError(f"The document is not a policy ({error!r})") from error
 
 
 def evaluate(
@@ -74,24 +77,26 @@ def evaluate(
     context: Context,
     principals: Collection[str] | None = None,
 ) -> Verdict:
-    """Say what a policy says of a request.
+    """Evaluate one policy for a request.
 
-    :param principals: for a resource policy, the names under which it may speak of the caller; ``None`` for an
-        identity policy, which speaks of its holder.
+    Parameters
+    ----------
+    principals
+        The principals that match the caller, for a resource policy; ``None`` for an identity policy.
     """
-    speaking = [
+    matching = [
         statement
         for statement in statements
         if (principals is None or not set(principals).isdisjoint(statement.principals))
         and statement.applies(action, resource, context)
     ]
-    if any(not statement.allow for statement in speaking):
+    if any(not statement.allow for statement in matching):
         return Verdict.EXPLICIT_DENY
-    return Verdict.ALLOW if speaking else Verdict.IMPLICIT_DENY
+    return Verdict.ALLOW if matching else Verdict.IMPLICIT_DENY
 
 
 def map_principals(document: str, change: Callable[[str], str]) -> str:
-    """Give the document with each AWS principal changed, as AWS does when it stores and shows resource policies."""
+    """Return the document with every AWS principal replaced, as AWS does when it stores resource policies."""
     policy = json.loads(document)
     for statement in _list(policy["Statement"]):
         principal = statement.get("Principal")
@@ -104,7 +109,7 @@ def map_principals(document: str, change: Callable[[str], str]) -> str:
 def _statement(statement: Mapping[str, Any], version: str) -> Statement:
     unknown = set(statement) - KNOWN_ELEMENTS
     if unknown or statement["Effect"] not in ("Allow", "Deny"):
-        raise UnsupportedPolicyError(f"a statement with {sorted(unknown) or statement['Effect']}")
+        raise UnsupportedPolicyError(f"Unsupported in a statement: {sorted(unknown) or statement['Effect']}")
     conditions = tuple(
         (operator, key.lower(), tuple(_with_known_variables(_list(wanted), operator, version)))
         for operator, keys in statement.get("Condition", {}).items()
@@ -112,11 +117,11 @@ def _statement(statement: Mapping[str, Any], version: str) -> Statement:
     )
     for operator, _, _ in conditions:
         if operator.rpartition(":")[2] not in _TESTS or operator.rpartition(":")[0] not in _QUANTIFIERS:
-            raise UnsupportedPolicyError(f"the condition operator {operator}")
+            raise UnsupportedPolicyError(f"Unsupported condition operator: {operator}")
     return Statement(
         allow=statement["Effect"] == "Allow",
         actions=tuple(_list(statement["Action"])),
-        # A role's trust policy has none: it speaks of that role.
+        # A trust policy has no resource: it applies to its role.
         resources=tuple(_without_variables(_list(statement.get("Resource", "*")))),
         principals=tuple(_principals(statement.get("Principal", {}))),
         conditions=conditions,
@@ -126,11 +131,11 @@ def _statement(statement: Mapping[str, Any], version: str) -> Statement:
 def _principals(principal: str | Mapping[str, Any]) -> list[str]:
     if isinstance(principal, str):
         if principal != "*":
-            raise UnsupportedPolicyError(f"the principal {principal!r}")
+            raise UnsupportedPolicyError(f"Unsupported principal: {principal!r}")
         return ["*"]
     unknown = set(principal) - {"AWS", "Service"}
     if unknown:
-        raise UnsupportedPolicyError(f"principals of the kind {sorted(unknown)}")
+        raise UnsupportedPolicyError(f"Unsupported kinds of principals: {sorted(unknown)}")
     return [name for names in principal.values() for name in _list(names)]
 
 
@@ -144,7 +149,7 @@ def _with_known_variables(values: list[Any], operator: str, version: str) -> lis
 
 
 def _value(wanted: str, context: Context) -> tuple[str, ...]:
-    """Give what a policy variable stands for; nothing, where the request has no value for it."""
+    """Return the value of a policy variable; nothing if the request has none."""
     return context.get(KNOWN_VARIABLES[wanted], ()) if wanted in KNOWN_VARIABLES else (wanted,)
 
 
@@ -152,7 +157,7 @@ def _without_variables(values: list[Any]) -> list[str]:
     strings = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
     for value in strings:
         if "${" in value:
-            raise UnsupportedPolicyError(f"the policy variable in {value!r}")
+            raise UnsupportedPolicyError(f"Unsupported policy variable: {value!r}")
     return strings
 
 
@@ -162,7 +167,7 @@ def _matches(pattern: str, value: str) -> bool:
 
 
 def _matches_arn(pattern: str, arn: str) -> bool:
-    """Match part by part: a wildcard in one part of an ARN does not reach into the next."""
+    """Match each part of an ARN separately: a wildcard does not match a colon."""
     if pattern == "*":
         return True
     patterns, parts = pattern.split(":", 5), arn.split(":", 5)
@@ -183,7 +188,7 @@ def _holds(operator: str, wanted: tuple[str, ...], values: tuple[str, ...] | Non
     if name == "Null":
         values = ("true" if values is None else "false",)
     if values is None:
-        return quantifier == "ForAllValues"  # as in AWS: nothing to be true of all of nothing
+        return quantifier == "ForAllValues"  # as in AWS: true for an empty set
     wanted = tuple(one for each in wanted for one in _value(each, context))
     satisfied = [any(_TESTS[name](one, value) for one in wanted) for value in values]
     return all(satisfied) if quantifier == "ForAllValues" else any(satisfied)

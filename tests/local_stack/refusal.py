@@ -1,4 +1,4 @@
-"""How AWS's services refuse: each in its own form and by its own names for the same things."""
+"""Error responses of AWS services, in each service's format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTENT_TYPES = {
     "iam": "text/xml",
 }
 QUERY_SERVICES = ("sts", "iam")
-"""They take forms and answer XML; STS answers JSON to whoever accepts that."""
+"""Services with form requests and XML responses. STS returns JSON if the request accepts it."""
 
 QUERY_CODES = {
     "InvalidSignatureException": "SignatureDoesNotMatch",
@@ -26,11 +26,11 @@ QUERY_CODES = {
     "UnknownOperationException": "InvalidAction",
     "ThrottlingException": "Throttling",
 }
-"""Where the query services have another name for an error than the same without ``Exception``."""
+"""Error codes of these services that differ by more than the suffix ``Exception``."""
 
 
 class RefusedError(Exception):
-    """What AWS answers to a call that it does not carry out."""
+    """The error response to a refused call."""
 
     def __init__(self, code: str, message: str | None = None) -> None:
         super().__init__(code, message)
@@ -38,7 +38,7 @@ class RefusedError(Exception):
         self.message = message
 
     def response(self, service: str, accepts_json: bool = False) -> Response:
-        """Say it in the form of this service."""
+        """Return the response in the format of a service."""
         if service in QUERY_SERVICES:
             code = QUERY_CODES.get(self.code, self.code.removesuffix("Exception"))
             status = 400 if code in ("InvalidAction", "Throttling", "ValidationError") else 403
@@ -60,20 +60,20 @@ class RefusedError(Exception):
 
 
 def unrecognized() -> RefusedError:
-    """The access key, or the session token with it, is not one that was issued."""
+    """Return the error for an unknown access key or session token."""
     return RefusedError("UnrecognizedClientException", "The security token included in the request is invalid.")
 
 
 def mismatch(message: str) -> RefusedError:
-    """The signature is not good; the message says why."""
+    """Return the error for an invalid signature."""
     return RefusedError("InvalidSignatureException", message)
 
 
 def _message_name(code: str) -> str:
-    """AWS writes this name with a capital when a policy refused, and without one otherwise."""
+    """Return the field's name: AWS capitalizes it only if a policy denied the call."""
     return "Message" if code == "AccessDeniedException" else "message"
 
 
 def json_response(status: int, value: object, content_type: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Make an answer out of this value."""
+    """Return a JSON response."""
     return Response(status, json.dumps(value).encode(), {"Content-Type": content_type, **(headers or {})})

@@ -1,5 +1,7 @@
-"""A Lambda container without Docker: AWS's Runtime Interface Emulator starts AWS's Runtime Interface Client, and that
-loads the handler from the artifacts of ``sam build``."""
+"""A Lambda container without Docker, for the artifacts of ``sam build``.
+
+AWS's Runtime Interface Emulator starts AWS's Runtime Interface Client, which loads the handler.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
-LAMBDA_HOME = "/home/sbx_user1051"  # of Lambda's own user: without it boto3 would find the developer's ~/.aws
+LAMBDA_HOME = "/home/sbx_user1051"  # the home of Lambda's user: boto3 must not find the developer's ~/.aws
 
 _ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 _PATH = "/2015-03-31/functions/function/invocations"
@@ -31,77 +33,96 @@ _EMULATOR_LINE = re.compile(r"\d+ \w+ \d{4} [\d:,]+ \[\w+\] \(rapid\) ")
 _INIT_REPORT = re.compile(r"INIT REPORT\(durationMs: ([\d.]+)")
 _START_SECONDS = 15.0
 _END_SECONDS = 5.0
-_TAIL_LINES = 60  # of the log, in an error: more than a traceback of the runtime client has
+_TAIL_LINES = 60  # log lines in an error: more than a traceback of the runtime client
 
 
 class MissingPrerequisiteError(Exception):
-    """Something is not there that a command of this project makes; the text is one line and names that command."""
+    """A prerequisite is missing. The message is one line and names the command that creates it."""
 
 
 class ContainerError(Exception):
-    """The emulator did not start, ended by itself or did not answer; the text ends with the last lines of its log."""
+    """The emulator failed. The message ends with the last lines of its log."""
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """What one invocation gave."""
+    """The result of one invocation."""
 
     payload: object
-    """The function's answer, decoded from JSON; the text itself where it is not JSON."""
+    """The function's response, decoded from JSON if possible."""
     milliseconds: float
-    """As the caller saw it. In the first invocation of a container the initialisation is included."""
+    """The duration for the caller. The first invocation of a container includes the initialisation."""
     log: str
-    """What function and platform (START, END, REPORT) wrote during this invocation."""
+    """The log of the function and the platform (START, END, REPORT) for this invocation."""
     error: str | None
-    """``<errorType>: <errorMessage>`` where the function failed, timed out or ended its process."""
+    """``<errorType>: <errorMessage>`` if the function failed, timed out or exited."""
 
 
 def find_emulator(root: Path = ROOT) -> Path:
-    """The emulator's binary for this machine, out of the SAM CLI's own environment.
+    """Return the emulator's binary for this machine, from the SAM CLI's environment.
 
-    :raises MissingPrerequisiteError: no such machine, or not set up.
+    Raises
+    ------
+    MissingPrerequisiteError
+        The platform is not supported, or the SAM CLI is not installed.
     """
     system, machine = platform.system(), platform.machine()
     architecture = _ARCHITECTURES.get(machine.lower())
     if system != "Linux" or architecture is None:
         raise MissingPrerequisiteError(
-            f"AWS's runtime emulator exists for Linux on x86_64 and arm64 only, and this is {system} on {machine}: "
-            "run the same command in a Linux container or virtual machine"
+            f"AWS's runtime emulator requires Linux on x86_64 or arm64, but this is {system} on {machine}. "
+            "Run the command in a Linux container or virtual machine"
         )
     pattern = f".venv-sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{architecture}"
     found = sorted(root.glob(pattern))
     if not found:
-        raise MissingPrerequisiteError("AWS's runtime emulator (in .venv-sam) is not set up: run `make setup`")
+        raise MissingPrerequisiteError("AWS's runtime emulator is missing from .venv-sam. Run `make setup`")
     return found[0]
 
 
 def find_python(root: Path = ROOT) -> Path:
-    """The interpreter of the environment that holds what Lambda's own runtime holds: awslambdaric and boto3.
+    """Return the interpreter of the environment with the packages of Lambda's runtime: awslambdaric and boto3.
 
-    :raises MissingPrerequisiteError: no such machine, or not set up.
+    Raises
+    ------
+    MissingPrerequisiteError
+        The environment is missing.
     """
-    # `make test-all` has a pair of environments for each Python: .venv-3.13 beside .venv-3.13-runtime.
+    # `make test-all` creates a pair of environments for each Python: .venv-3.13 and .venv-3.13-runtime.
     own = Path(sys.prefix)
     name = f"{own.name if own.parent == root else '.venv'}-runtime"
     python = root / name / "bin" / "python"
     if not any(root.glob(f"{name}/lib/python3*/site-packages/awslambdaric")) or not python.exists():
-        raise MissingPrerequisiteError(f"AWS's runtime client (in {name}) is not set up: run `make setup`")
+        raise MissingPrerequisiteError(f"AWS's runtime client is missing from {name}. Run `make setup`")
     return python
 
 
 class LambdaRuntime:
-    """One container. It takes one invocation at a time, as Lambda's do, and initialises at the first.
+    """One container. Like Lambda's, it handles one invocation at a time and initialises in the first one.
 
-    :param artifact: the function's folder under ``.aws-sam/build``; it is the task root and the working directory.
-    :param handler: as in the template, ``app.handler``.
-    :param layers: what Lambda would mount as ``/opt/python``, in the template's order; of two files with one name, the
-        later layer's counts.
-    :param environment: the function's variables, its credentials among them. Nothing of this process's own is added.
-    :param python: the interpreter with awslambdaric; ``find_python()`` by default.
-    :param emulator: the emulator's binary; ``find_emulator()`` by default.
-    :param timeout: seconds an invocation may take before Lambda ends the container.
-    :raises MissingPrerequisiteError: see ``find_python`` and ``find_emulator``.
-    :raises ContainerError: the emulator does not start.
+    Parameters
+    ----------
+    artifact
+        The function's folder under ``.aws-sam/build``: the task root and working directory.
+    handler
+        The handler as in the template, for example ``app.handler``.
+    layers
+        The ``/opt/python`` folders in the template's order; later layers override earlier ones.
+    environment
+        The function's variables, including its credentials. It inherits no variable of this process.
+    python
+        The interpreter with awslambdaric; by default ``find_python()``.
+    emulator
+        The emulator's binary; by default ``find_emulator()``.
+    timeout
+        The function's timeout in seconds.
+
+    Raises
+    ------
+    MissingPrerequisiteError
+        See ``find_python`` and ``find_emulator``.
+    ContainerError
+        The emulator does not start.
     """
 
     def __init__(
@@ -120,8 +141,8 @@ class LambdaRuntime:
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
-        # Bound and not listening, with SO_REUSEADDR: nobody else is given these ports, and the emulator, which sets the
-        # same option, can still listen on them. To find a free port and let it go would leave a gap for others.
+        # Keeps the ports bound with SO_REUSEADDR, so that no other process gets them. The emulator, which sets the same option,
+        # can still listen on them.
         self._reserved = [_reserved_port(), _reserved_port()]
         self.port, api_port = (reserved.getsockname()[1] for reserved in self._reserved)
         self._process = subprocess.Popen(
@@ -135,7 +156,7 @@ class LambdaRuntime:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # A session of its own: a Ctrl-C in the terminal is for us alone, and close() finds all that it started.
+            # In a new session, Ctrl-C does not reach it, and close() finds all its processes.
             start_new_session=True,
         )
         atexit.register(self.close)
@@ -157,26 +178,36 @@ class LambdaRuntime:
 
     @property
     def pid(self) -> int:
-        """The emulator's process, and the number of the session in which all of the container's processes run."""
+        """Return the emulator's process ID, which is also the session ID of all processes of the container."""
         return self._process.pid
 
     @property
     def log(self) -> str:
-        """All that the function and the platform wrote so far; complete after close()."""
+        """Return the log of the function and the platform. It is complete after ``close()``."""
         with self._news:
             return "".join(line for line in self._lines if not _EMULATOR_LINE.match(line))
 
     @property
     def init_milliseconds(self) -> float | None:
-        """How long the last initialisation took, by the emulator's account; None before the first invocation."""
+        """Return the duration of the last initialisation; None before the first invocation."""
         with self._news:
             found = [match for line in self._lines if (match := _INIT_REPORT.search(line))]
         return float(found[-1].group(1)) if found else None
 
     def invoke(self, event: object, timeout: float = 60) -> Invocation:
-        """Invoke the function once and wait for its answer, ``timeout`` seconds at most.
+        """Invoke the function once.
 
-        :raises ContainerError: no answer came. What the function itself raised is in ``Invocation.error``.
+        Parameters
+        ----------
+        event
+            The event.
+        timeout
+            Maximum seconds to wait.
+
+        Raises
+        ------
+        ContainerError
+            There is no response. Errors of the function are in ``Invocation.error``.
         """
         with self._news:
             before = len(self._lines)
@@ -187,11 +218,11 @@ class LambdaRuntime:
             response = connection.getresponse()
             status, body = response.status, response.read().decode()
         except (OSError, http.client.HTTPException) as error:
-            raise self._failure(f"the function did not answer ({type(error).__name__}: {error})") from error
+            raise self._failure(f"The function did not respond ({type(error).__name__}: {error})") from error
         finally:
             connection.close()
         milliseconds = (time.perf_counter() - start) * 1000
-        # The log arrives by another way than the answer.
+        # The log can arrive after the response.
         self._await(lambda: any(_is_last(line) for line in self._lines[before:]), 2.0)
         with self._news:
             log = "".join(line for line in self._lines[before:] if not _EMULATOR_LINE.match(line))
@@ -199,7 +230,7 @@ class LambdaRuntime:
         return Invocation(payload, milliseconds, log, _error(status, payload))
 
     def close(self) -> None:
-        """End the emulator, the runtime client, and whatever the function started. Safe to call again."""
+        """Stop the emulator, the runtime client and all their processes. Repeated calls have no effect."""
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -207,7 +238,7 @@ class LambdaRuntime:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        # The runtime client has a process group of its own, and is nobody's child once the emulator is gone.
+        # The runtime client has its own process group and survives the emulator.
         deadline = time.monotonic() + _END_SECONDS
         while (members := session_members(self.pid)) and time.monotonic() < deadline:
             for member in members:
@@ -239,7 +270,7 @@ class LambdaRuntime:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 self._await(lambda: False, 1.0)
-                raise self._failure(f"AWS's runtime emulator ended at once with exit code {self._process.returncode}")
+                raise self._failure(f"AWS's runtime emulator exited with code {self._process.returncode}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
                 return
             time.sleep(0.01)
@@ -252,12 +283,12 @@ class LambdaRuntime:
 
 
 def session_members(session: int) -> list[int]:
-    """The living processes of a session."""
+    """Return the running processes of a session."""
     return [pid for pid, _, of in processes() if of == session]
 
 
 def descendants(pid: int) -> list[int]:
-    """The living children of a process, their children, and so on."""
+    """Return the running descendants of a process."""
     parents = {child: parent for child, parent, _ in processes()}
     found = [pid]
     for each in found:
@@ -266,11 +297,11 @@ def descendants(pid: int) -> list[int]:
 
 
 def processes() -> Iterator[tuple[int, int, int]]:
-    """Number, parent and session of each living process, from Linux's /proc."""
+    """Yield the ID, parent and session of each running process, from Linux's /proc."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                # "pid (name) state ppid pgrp session ...", where a name may hold spaces and brackets.
+                # "pid (name) state ppid pgrp session ...": a name can contain spaces and brackets.
                 fields = Path("/proc", entry, "stat").read_text(errors="replace").rpartition(")")[2].split()
                 if fields[0] not in "ZX":
                     yield int(entry), int(fields[1]), int(fields[3])
@@ -286,14 +317,14 @@ def _reserved_port() -> socket.socket:
 def lambda_environment(
     artifact: Path, handler: str, layers: Sequence[Path], python: Path, timeout: int
 ) -> dict[str, str]:
-    """What Lambda itself puts into a Python function's environment, region and credentials aside."""
+    """Return the variables that Lambda sets for a Python function, without region and credentials."""
     library = next(python.parent.parent.glob("lib/python3*/site-packages"))
     return {
         "_HANDLER": handler,
         "AWS_EXECUTION_ENV": f"AWS_Lambda_{library.parent.name}",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128",
         "AWS_LAMBDA_FUNCTION_NAME": artifact.name,
-        # Not one of Lambda's: the emulator takes the limit of an invocation from here.
+        # For the emulator only: the timeout of an invocation.
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout),
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
         "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
@@ -306,9 +337,9 @@ def lambda_environment(
         "LAMBDA_TASK_ROOT": str(artifact),
         "LANG": "en_US.UTF-8",
         "PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin:/opt/bin",
-        # /var/task and /opt are read-only on Lambda, so that no byte-code is ever kept there.
+        # Lambda mounts /var/task and /opt read-only, so it never writes byte-code there.
         "PYTHONDONTWRITEBYTECODE": "1",
-        # The task, then the layers, the last one first. The runtime's own packages (boto3) come behind all of them.
+        # The function, then the layers from last to first. The runtime's own packages (boto3) follow.
         "PYTHONPATH": os.pathsep.join(map(str, (artifact, *reversed(layers)))),
         "TZ": ":UTC",
     }
@@ -326,7 +357,7 @@ def _decoded(body: str) -> object:
 
 
 def _error(status: int, payload: object) -> str | None:
-    # The emulator answers 200 also where the function raised, and plain text where it ran out of time.
+    # The emulator returns 200 for errors of the function too, and plain text for a timeout.
     if isinstance(payload, dict) and {"errorType", "errorMessage"} <= payload.keys():
         return f"{payload['errorType']}: {payload['errorMessage']}"
     if status != 200 or (isinstance(payload, str) and payload.startswith("Task timed out after ")):

@@ -1,4 +1,4 @@
-"""Signature Version 4, from the side of who checks it (IAM User Guide, "Create a signed AWS API request")."""
+"""Verification of AWS Signature Version 4 (IAM User Guide, "Create a signed AWS API request")."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAMP = "%Y%m%dT%H%M%SZ"
 
 @dataclass(frozen=True)
 class Signature:
-    """An ``Authorization`` header."""
+    """The signature in an ``Authorization`` header."""
 
     access_key: str
     day: str
@@ -30,9 +30,12 @@ class Signature:
 
     @classmethod
     def of(cls, request: Request) -> Signature:
-        """Read a request's header.
+        """Parse the header of a request.
 
-        :raises RefusedError: there is none, or not of this kind.
+        Raises
+        ------
+        RefusedError
+            The header is missing or has another format.
         """
         header = request.headers.get("Authorization")
         if not header:
@@ -48,9 +51,12 @@ class Signature:
         return cls(access_key, day, region, service, tuple(signed.split(";")), value)
 
     def check_scope(self, request: Request, service: str, regions: Container[str]) -> None:
-        """See that it was made for this service, and for one of its regions: for that of a regional host.
+        """Check that the scope names the service and one of its regions. With a regional host, it must be that region.
 
-        :raises RefusedError: it was not.
+        Raises
+        ------
+        RefusedError
+            The scope is wrong.
         """
         if self.service != service:
             raise mismatch(f"Credential should be scoped to correct service: '{service}'. ")
@@ -59,9 +65,12 @@ class Signature:
             raise mismatch("Credential should be scoped to a valid region. ")
 
     def check_date(self, request: Request, minutes: int) -> None:
-        """See that it was made within this many minutes of now.
+        """Check that the request was signed within a number of minutes from now.
 
-        :raises RefusedError: it was not, or the request does not say when.
+        Raises
+        ------
+        RefusedError
+            The date is missing, malformed, too early or too late.
         """
         stamp, now = request.headers.get("X-Amz-Date") or "", datetime.now(UTC)
         try:
@@ -81,9 +90,12 @@ class Signature:
             raise mismatch(f"Signature not yet current: {stamp} is still later than {limit}")
 
     def verify(self, request: Request, secret_key: str) -> None:
-        """Make the signature again.
+        """Compute the signature and compare it.
 
-        :raises RefusedError: it is another one, or leaves out what has to be signed.
+        Raises
+        ------
+        RefusedError
+            The signatures differ, or a required header is not signed.
         """
         if "host" not in self.signed_headers:
             raise RefusedError(
@@ -107,7 +119,7 @@ class Signature:
         canonical = "\n".join(
             [
                 request.method,
-                quote(request.path, safe="/"),  # as it was sent, and so encoded twice: for all services but S3
+                quote(request.path, safe="/"),  # encoded twice, as for all services but S3
                 "&".join(sorted(f"{quote(name, '')}={quote(value, '')}" for name, value in request.query.items())),
                 "".join(headers),
                 ";".join(self.signed_headers),

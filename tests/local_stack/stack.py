@@ -1,4 +1,4 @@
-"""The services of the local stack, wired together as they are in production: over TLS, in two AWS accounts."""
+"""Cerberus and AWS, connected as in production: over TLS, in two AWS accounts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .cerberus import Cerberus
 from .certificates import CertificateAuthority
 
 ROLE = f"arn:aws:iam::{Aws.FUNCTION_ACCOUNT}:role/orders"
-"""The execution role that is there from the start."""
+"""The execution role that exists from the start."""
 
 SAFE_DEPOSIT_BOX = "app/orders"
 TABLE = "cerberus-auth-shared-cache"
@@ -23,7 +23,7 @@ SECRET = {"username": "orders", "password": "correct-horse-battery-staple"}
 
 
 def decrypt_statement(account: str = Aws.CERBERUS_ACCOUNT) -> dict[str, Any]:
-    """The one statement that ``template.yaml`` gives a function, for Cerberus in this account."""
+    """Return the kms:Decrypt statement of the functions in ``template.yaml``, for Cerberus in an account."""
     return {
         "Effect": "Allow",
         "Action": "kms:Decrypt",
@@ -33,7 +33,7 @@ def decrypt_statement(account: str = Aws.CERBERUS_ACCOUNT) -> dict[str, Any]:
 
 
 def share_statement(role_arn: str, table: str = TABLE, region: str = "us-west-2") -> dict[str, Any]:
-    """The statement for the items of one role: what ``template.yaml`` says of every role by a policy variable."""
+    """Return the statement for the table items of one role. ``template.yaml`` uses a policy variable instead."""
     return {
         "Effect": "Allow",
         "Action": ["dynamodb:GetItem", "dynamodb:PutItem"],
@@ -43,15 +43,24 @@ def share_statement(role_arn: str, table: str = TABLE, region: str = "us-west-2"
 
 
 class LocalStack:
-    """A certificate authority, AWS and Cerberus. A context manager; listens from construction on.
+    """A certificate authority, AWS and Cerberus, as a context manager. It listens from construction on.
 
-    It starts with the role ``ROLE``, which has a function's policy and is granted the safe deposit box
-    ``SAFE_DEPOSIT_BOX``, in which the secret ``SECRET`` lies at ``SECRET_PATH``.
+    It contains the role ``ROLE`` with a function's policy, and the secret ``SECRET`` at ``SECRET_PATH``. The role may read the
+    safe deposit box ``SAFE_DEPOSIT_BOX``.
 
-    :param tls: whether both services speak TLS, with certificates of this stack's own authority.
-    :param region: where the functions run.
-    :param port: Cerberus' port; 0 for one that the system chooses.
-    :raises OSError: the port is in use.
+    Parameters
+    ----------
+    tls
+        Whether both services use TLS.
+    region
+        The AWS region of the functions.
+    port
+        The port of Cerberus; 0 for a free one.
+
+    Raises
+    ------
+    OSError
+        The port is in use.
     """
 
     ca: CertificateAuthority
@@ -92,13 +101,16 @@ class LocalStack:
         self.close()
 
     def close(self) -> None:
-        """End both services and remove the authority's file. May be called again."""
+        """Stop both services and delete the authority's file. Repeated calls have no effect."""
         self._parts.close()
 
     def create_role(self, arn: str, statements: Sequence[Mapping[str, Any]] | None = None) -> None:
-        """Create an execution role and grant it ``SAFE_DEPOSIT_BOX``.
+        """Create an execution role and grant it access to ``SAFE_DEPOSIT_BOX``.
 
-        :param statements: its policy; by default that which ``template.yaml`` gives a function.
+        Parameters
+        ----------
+        statements
+            The statements of its policy; by default the kms:Decrypt statement of ``template.yaml``.
         """
         if statements is None:
             statements = [decrypt_statement()]
@@ -106,7 +118,7 @@ class LocalStack:
         self.cerberus.grant(arn, SAFE_DEPOSIT_BOX)
 
     def create_table(self, name: str = TABLE) -> None:
-        """Create the fleet's shared cache as ``template.yaml`` does, in the functions' account."""
+        """Create the table of the shared cache as in ``template.yaml``, in the functions' account."""
         client = self.aws.client("dynamodb", self.aws.account_credentials(Aws.FUNCTION_ACCOUNT), self.region)
         keys = {"principal": "HASH", "scope": "RANGE"}
         client.create_table(
@@ -118,7 +130,7 @@ class LocalStack:
         client.close()
 
     def environment(self, role_arn: str, **extra: str) -> dict[str, str]:
-        """What Lambda and the template set for a function with this role, and ``extra`` above it."""
+        """Return the variables that Lambda and the template set for a function with this role, plus ``extra``."""
         credentials = self.aws.assume(role_arn)
         environment = {
             "AWS_REGION": self.region,
@@ -132,6 +144,6 @@ class LocalStack:
             "CERBERUS_KMS_ACCOUNT_ID": Aws.CERBERUS_ACCOUNT,
         }
         if self.tls:
-            # The AWS SDKs and this package read the first, requests (and Nike's client upon it) the second.
+            # The AWS SDKs and this package read the first, requests and Nike's client the second.
             environment["AWS_CA_BUNDLE"] = environment["REQUESTS_CA_BUNDLE"] = str(self.ca.bundle)
         return environment | extra

@@ -1,9 +1,8 @@
-"""A fleet of containers on virtual time (SimPy), driven by the package's own code.
+"""A model of a fleet on virtual time (SimPy) that runs the package's own code.
 
-When to look, to claim, to wait and to ask is decided by ``sharing.policy.Policy``, how long a value serves by
-``caching.kept``, and when Cerberus is left alone by ``caching.breaker.Breaker``: none of them is copied here. What stands
-around them is modelled: DynamoDB, KMS, Cerberus, the flights of one container, and when containers come, are used, and go.
-One role in one region, since roles have nothing in common.
+The decisions are the package's: ``sharing.policy.Policy`` for locks and waiting, ``caching.kept`` for expiry, and
+``caching.breaker.Breaker`` for pauses. The model provides DynamoDB, KMS, Cerberus, the flights of a container, and the times at
+which containers start, run and stop. A fleet has one role in one region, because roles share nothing.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from cerberus_auth.deadline import Moment, Pause
 from cerberus_auth.sharing.item import Item, StoreBusy, StoreFailure
 from cerberus_auth.sharing.policy import Policy
 
-START = 1_700_000_000.0  # the wall clock when the model's is 0
+START = 1_700_000_000.0  # the wall clock at the model's time 0
 ATTEMPTS = 3
 MARGIN_SECONDS = 60.0
 MAX_AGE_SECONDS, STALE_SECONDS = 300.0, 3600.0
-REST_SECONDS = 60.0  # a store that failed is left alone
-REFUSAL_SECONDS = 0.02  # a 503 comes at once
+REST_SECONDS = 60.0  # the pause after the table failed
+REFUSAL_SECONDS = 0.02  # the response time of a 503
 TOKEN = "token"
 
 Operation = Generator[simpy.Event, Any, Any]
@@ -43,76 +42,76 @@ Operation = Generator[simpy.Event, Any, Any]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a fleet meets. Seconds, and calls for each second."""
+    """The conditions of a run: seconds, and calls per second."""
 
     lease: float = 3600
     cerberus_seconds: float = 0.3
     cerberus_limit: float = 100
-    """Requests that the service takes in a second; it answers 503 to the others."""
+    """Requests per second that Cerberus accepts; it returns 503 for the others."""
     timeout: float = 10
     read_timeout: float = 5
     outage: tuple[float, float] = (0, 0)
-    """From when until when Cerberus answers 503."""
+    """Start and end of the time in which Cerberus returns 503."""
     kms_seconds: float = 0.01
     kms_limit: float = 10_000
-    """KMS quotas, "Request quotas": symmetric Decrypt in one region."""
+    """KMS's request quota for symmetric Decrypt in one region."""
     table_seconds: float = 0.005
     reads_limit: float = 6_000
-    """One partition of DynamoDB: 3,000 read units, of which an eventually consistent read of 4 KB takes half of one."""
+    """A DynamoDB partition has 3,000 read units; an eventually consistent read of 4 KB takes half a unit."""
     writes_limit: float = 500
-    """One partition of DynamoDB: 1,000 write units, of which 2 KB take two."""
+    """A DynamoDB partition has 1,000 write units; an item of 2 KB takes two."""
     lag: float = 0.05
-    """By which an eventually consistent read may be behind."""
+    """The maximum delay of an eventually consistent read."""
     has_table: bool = True
     table_works: bool = True
     dies: Callable[[int, str], bool] = lambda number, step: False
-    """Whether a container, by its number, ends before a step: ``ask``, ``publish``."""
+    """Whether a container (by number) stops before a step: ``ask`` or ``publish``."""
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """When containers come, and how they are used. Seconds."""
+    """The start times of the containers and their use, in seconds."""
 
     arrivals: list[float]
     life: float = 0
-    """For how long each is used; 0 for one invocation."""
+    """How long each container is used; 0 for one invocation."""
     gap: float = 10
-    """Between two invocations of a container, on average."""
+    """The average time between two invocations of a container."""
     secrets: int = 1
-    """That each invocation reads."""
+    """The number of secrets that each invocation reads."""
 
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """The result of a run."""
 
     containers: int
     authentications: int = 0
     requests: list[float] = field(default_factory=list)
-    """When each request arrived at Cerberus: authentications and reads, refused ones too."""
+    """The time of each request to Cerberus: authentications and reads, including refused ones."""
     failures: int = 0
     """Reads without a secret."""
     lost: int = 0
-    """Those of them by a container that had the secret before."""
+    """Reads without a secret in containers that had it before."""
     reads: int = 0
-    """Of the table."""
+    """Reads of the table."""
     writes: int = 0
     decrypts: int = 0
     throttled: int = 0
     waits: list[float] = field(default_factory=list)
-    """Seconds to the first secret of each container that got one."""
+    """Seconds to the first secret, for each container that got one."""
     longest_wait: float = 0.0
-    """Of a read by a container that had the secret before."""
+    """The longest read in a container that had the secret before."""
     asked_at: list[float] = field(default_factory=list)
-    """When authentications succeeded."""
+    """The times of successful authentications."""
 
     def wait(self, part: float) -> float:
-        """A quantile of the seconds to the first secret."""
+        """Return a quantile of the seconds to the first secret."""
         ordered = sorted(self.waits)
         return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
 
     def busiest(self, seconds: float) -> int:
-        """The most requests to Cerberus within so many seconds."""
+        """Return the maximum of requests to Cerberus within some seconds."""
         most = first = 0
         for last, moment in enumerate(self.requests):
             while moment - self.requests[first] >= seconds:
@@ -121,12 +120,12 @@ class Outcome:
         return most
 
     def within(self, begin: float, end: float) -> int:
-        """The requests to Cerberus between two moments."""
+        """Return the number of requests to Cerberus between two times."""
         return sum(begin <= moment < end for moment in self.requests)
 
 
 class Model:
-    """One run."""
+    """One run of the model."""
 
     def __init__(self, conditions: Conditions, fleet: Fleet, seed: int = 1) -> None:
         self.conditions = conditions
@@ -134,12 +133,12 @@ class Model:
         self.random = Random(seed)
         self.time = simpy.Environment()
         self._items: dict[str, Item | None] = defaultdict(lambda: None)
-        self._before: dict[str, tuple[Item | None, float]] = {}  # the item before, and until when it may be read
+        self._before: dict[str, tuple[Item | None, float]] = {}  # the previous item, and until when reads can return it
         self._used: dict[str, Counter[int]] = defaultdict(Counter)  # calls by service and second
         self.outcome = Outcome(len(fleet.arrivals))
 
     def run(self) -> Outcome:
-        """To the end of the last container's life."""
+        """Run until the last container ends."""
         self.time.process(self._arrive())
         with self._own_time():
             self.time.run()
@@ -147,7 +146,7 @@ class Model:
 
     @contextmanager
     def _own_time(self) -> Iterator[None]:
-        """Have the package's clocks and jitter be those of the model."""
+        """Replace the package's clocks and jitter by the model's."""
         clock = SimpleNamespace(monotonic=lambda: self.time.now, time=self.clock)
         with (
             patch.object(deadline, "time", clock),
@@ -164,7 +163,7 @@ class Model:
                 yield self.time.timeout(moment - self.time.now)
             self.time.process(_Container(self, number).live())
 
-    # What containers call. Each operation takes its time, and then takes effect.
+    # The operations of containers. Each takes time before it has an effect.
 
     def is_over(self, service: str, limit: float) -> bool:
         second = int(self.time.now)
@@ -201,18 +200,18 @@ class Model:
         return self._items[name]
 
     def sleep(self, seconds: float) -> Operation:
-        """Wait."""
+        """Sleep."""
         yield self.time.timeout(seconds)
 
     def decrypt(self) -> Operation:
-        """A call of KMS."""
+        """Call KMS."""
         self.outcome.decrypts += 1
         yield self.time.timeout(self.conditions.kms_seconds)
         while self.is_over("kms", self.conditions.kms_limit):
             yield self.time.timeout(self.random.uniform(0.2, 0.8))  # the transport's pause
 
     def request(self, step: str, attempts: int, before_attempt: Callable[[], Operation]) -> Operation:
-        """A request to Cerberus, and again after a 503: returns the moment before the one that succeeded."""
+        """Send a request to Cerberus, with retries after a 503. Returns the time before the successful attempt."""
         conditions = self.conditions
         for attempt in range(1, attempts + 1):
             yield from before_attempt()
@@ -233,7 +232,7 @@ class Model:
 
 
 class _Container:
-    """What one process does. Its values, failures and flights are by key: ``TOKEN``, or a secret's number."""
+    """One container. The keys of its values, failures and flights are ``TOKEN`` or a secret's number."""
 
     def __init__(self, model: Model, number: int) -> None:
         self._model = model
@@ -272,7 +271,7 @@ class _Container:
             yield model.time.timeout(pause)
 
     def _get(self, key: str, within: _Flight | None = None) -> Operation:
-        """As ``Cache.get``: the value, or None."""
+        """Return the value or None, like ``Cache.get``."""
         model = self._model
         kept = self._kept.get(key)
         stage = GONE if kept is None else kept.stage()
@@ -347,7 +346,7 @@ class _Container:
         since = self._kept[TOKEN].asked.wall if key == TOKEN and TOKEN in self._kept else 0.0
         store: Any = _Store(model, self, key)
         breaker: Any = _Store(model, self, "breaker")
-        # What the plan yields gives an operation here, where it gives an answer in the package: its driver sees to that.
+        # In the package, these calls return results; here they return operations, which the driver runs.
         calls: tuple[Any, ...] = (
             partial(self._take, key, flight, since),
             partial(self._ask, key, flight),
@@ -357,8 +356,10 @@ class _Container:
         name = key.replace(" ", "")
         claim_seconds = model.conditions.read_timeout + 1
         left = flight.flight.deadline.remaining()
-        looks = flight.flight.outage is not None
-        plan = self._policy.fetch(store, breaker, name, left, claim_seconds, *calls, admitted=admitted, looks=looks)
+        lookup_only = flight.flight.outage is not None
+        plan = self._policy.get_or_fetch(
+            store, breaker, name, left, claim_seconds, *calls, admitted=admitted, lookup_only=lookup_only
+        )
         value = yield from self._drive(plan)
         return value
 
@@ -417,7 +418,7 @@ class _Container:
 
         def make() -> Operation:
             if key != TOKEN:
-                yield from model.decrypt()  # it seals, within the same quota
+                yield from model.decrypt()  # encryption counts towards the same quota
             return Item(str(value.value), asked, asked + (model.conditions.lease if key == TOKEN else life.gone))
 
         return value, make
@@ -432,7 +433,7 @@ class _Container:
 
 
 class _Flight:
-    """The package's own, and who waits for it."""
+    """A flight of the package, with the callers that wait for it."""
 
     def __init__(self, model: Model, flight: Flight, patience: float) -> None:
         self.flight = flight
@@ -447,7 +448,7 @@ class _Flight:
 
 
 class _Store:
-    """An item of the table as one container sees it, which may end before it publishes."""
+    """An item of the table, for one container. The container can stop before it publishes."""
 
     def __init__(self, model: Model, container: _Container, name: str) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""The same arrivals under the policies of others, by arithmetic: none of them shares, so that containers only add up."""
+"""Requests of other clients for the same fleets, computed. They share nothing, so the containers add up."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from .model import Fleet
 
 @dataclass(frozen=True)
 class Peer:
-    """How often a container calls its service."""
+    """Another client, with the calls of one container."""
 
     name: str
+    column: str
+    """Its column in the table."""
     calls: int
-    """For each secret."""
+    """The number of calls for each secret."""
     authentications: int = 0
-    """At a time, beside them."""
+    """The number of authentications at each refresh."""
     every: float | None = None
-    """Seconds until it calls anew, while it is used; the lease, if none is given."""
+    """Seconds between refreshes; by default the lease."""
 
 
 PEERS = (
-    Peer("cerberus-python-client", 1, 1),
-    Peer("boto3 + requests", 1, 1),
-    Peer("Powertools", 1, every=300),  # max_age, its default
-    Peer("aws caching", 2, every=3600),  # DescribeSecret and GetSecretValue; secret_refresh_interval
+    Peer("cerberus-python-client", "Nike, boto3", 1, 1),
+    Peer("boto3 + requests", "Nike, boto3", 1, 1),
+    Peer("Powertools", "Powertools", 1, every=300),  # its default max_age
+    Peer("aws caching", "AWS caching", 2, every=3600),  # DescribeSecret and GetSecretValue; secret_refresh_interval
 )
 
 
 def calls(peer: Peer, fleet: Fleet, lease: float = 3600) -> tuple[int, int]:
-    """Of the whole fleet: all, and those in the busiest second."""
+    """Return the calls of a fleet: in total, and in the busiest second."""
     every = peer.every or lease
     turns = 1 + int(fleet.life // every)
     seconds = Counter(int(arrival + turn * every) for arrival in fleet.arrivals for turn in range(turns))

@@ -1,54 +1,61 @@
-"""How the number of authentications grows with the fleet, as SVG; both axes by powers of ten."""
+"""The charts of the simulation."""
 
 from __future__ import annotations
 
-from math import log10
+import re
 from typing import Any
-from xml.sax.saxutils import escape
 
-from benchmarks.plot import STYLE
+from benchmarks.drawing import Group, Limit, Line, bars, lines
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _RIGHT = 860, 420, 80, 70, 50, 260
+RULE = 100  # requests per hour and IP address: Cerberus' rule of thumb
 
 
-def trend(found: dict[str, dict[str, Any]]) -> str:
-    """Of the bursts: those of this package, and those of whoever shares nothing."""
-    most = max(row["containers"] for row in found.values())
-    decades = round(log10(most))
-    inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+def is_burst(scenario: str) -> bool:
+    """Tell whether a scenario, by its name, is a burst of cold containers."""
+    return re.fullmatch(r"[\d,]+ in (?:a minute|ten minutes)", scenario) is not None
 
-    def x(containers: float) -> float:
-        return _LEFT + inner_width * (log10(containers) - 1) / max(1, decades - 1)
 
-    def y(count: float) -> float:
-        return _HEIGHT - _BOTTOM - inner_height * log10(max(count, 1)) / decades
+def bursts(figures: dict[str, Any]) -> str:
+    """Draw the requests of a cold fleet by its size."""
+    found = [row for name, row in figures["simulated"].items() if is_burst(name)]
+    alone = [(float(row["containers"]), float(row["peers"]["cerberus-python-client"][0])) for row in found]
+    shared = [(float(row["containers"]), float(row["requests"])) for row in found]
+    about = (
+        "Simulated: cold containers of one role start within a minute (1,000,000: within ten minutes), one secret each.",
+        "Authentications and reads together. Both scales are logarithmic: each line is ten times the one before.",
+    )
+    return lines(
+        "Requests to Cerberus in a burst of cold containers",
+        about,
+        "containers",
+        "requests",
+        [
+            Line("ours", (f"with table and key: {shared[-1][1]:,.0f}",), shared),
+            Line("other", (f"nothing shared: {alone[-1][1]:,.0f}",), alone),
+        ],
+    )
 
-    drawn = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="title">',
-        f'<title id="title">Authentications by the size of a fleet</title><style>{STYLE}</style>',
-        '<text class="title" x="8" y="22">Authentications when a fleet starts</text>',
-        '<text class="small" x="8" y="42">simulated: starts within a minute, the largest fleet within ten; each line ten '
-        "times the one before</text>",
+
+def busiest_hour(figures: dict[str, Any]) -> str:
+    """Draw the requests of fleets that run for an hour or more."""
+    groups = [
+        Group(name.replace(" for ", " containers, ", 1), "ours", [float(row["busiest_hour"])])
+        for name, row in figures["simulated"].items()
+        if re.match(r"[\d,]+ for (?:an hour|\d+ hours),", name)
     ]
-    for power in range(decades + 1):
-        at = y(10**power)
-        drawn += [
-            f'<line x1="{_LEFT}" y1="{at:.1f}" x2="{_WIDTH - _RIGHT}" y2="{at:.1f}"/>',
-            f'<text class="small" x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{10**power:,}</text>',
-        ]
-    for row in found.values():
-        at = x(row["containers"])
-        label = f"{row['containers']:,}"
-        drawn.append(f'<text class="small" x="{at:.1f}" y="{_HEIGHT - 28}" text-anchor="middle">{label}</text>')
-    drawn.append(f'<text class="small" x="{_LEFT + inner_width / 2:.0f}" y="{_HEIGHT - 8}">containers</text>')
-    lines = {
-        "ours": ("cerberus-auth, table shared", [row["authentications"] for row in found.values()]),
-        "other": ("one for each container", [row["containers"] for row in found.values()]),
-    }
-    for kind, (name, counts) in lines.items():
-        points = [(x(row["containers"]), y(count)) for row, count in zip(found.values(), counts, strict=True)]
-        shown = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
-        drawn.append(f'<polyline class="{kind}" points="{shown}"/>')
-        across, down = points[-1]
-        drawn.append(f'<text x="{across + 10:.1f}" y="{down + 4:.1f}">{escape(name)}: {counts[-1]:,}</text>')
-    return "\n".join([*drawn, "</svg>", ""])
+    about = (
+        "Simulated: one role, with table and key. Authentications and reads together; leases of an hour, CERBERUS_MAX_AGE=300.",
+        '"3 s": the time that Cerberus takes to answer; otherwise 0.3 s. "503": Cerberus answers 503 for 45 minutes.',
+    )
+    return bars(
+        "Requests to Cerberus in the busiest hour",
+        about,
+        "requests in an hour",
+        groups,
+        limit=Limit(RULE, "Cerberus' rule: fewer than 100"),
+    )
+
+
+def charts(figures: dict[str, Any]) -> dict[str, str]:
+    """Return all charts by file name."""
+    return {"bursts.svg": bursts(figures), "busiest-hour.svg": busiest_hour(figures)}

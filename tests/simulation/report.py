@@ -1,4 +1,4 @@
-"""What was found, as a table, and beside it what the same arrivals would be for others."""
+"""The figures and tables of the simulation, compared with other clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .scenarios import TABLE_DOWN, Scenario
 
 
 def figures(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
-    """Of one scenario, for ``figures.json``. Seconds, and counts."""
+    """Return the figures of one scenario for ``figures.json``: counts and seconds."""
     return {
         "containers": outcome.containers,
         "authentications": outcome.authentications,
@@ -33,7 +33,7 @@ def figures(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
 def table(
     found: dict[str, dict[str, Any]], measured: dict[str, Any] | None, measured_hour: dict[str, Any] | None = None
 ) -> str:
-    """Markdown, no line longer than 100 characters."""
+    """Return the tables in Markdown, with at most 100 columns when aligned."""
     return "\n".join([*_lines(found, measured), *_hour(measured_hour)]) + "\n"
 
 
@@ -56,49 +56,55 @@ def _hour(measured: dict[str, Any] | None) -> Iterator[str]:
 
 def _lines(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) -> Iterator[str]:
     yield from (
-        "One role in one region. Leases of an hour, one secret for each container, Cerberus answering in",
-        "0.3 s and taking 100 requests a second, unless the row says otherwise. DynamoDB is within the",
-        "limits of one partition (6,000 reads, 500 writes a second), KMS within its quota.",
-        "*Requests* are authentications and reads of Cerberus, refused ones too; *failed* are reads",
-        "without a secret, of containers that never had it and of those that had.",
+        "Each fleet has one role in one region. Unless the row states otherwise: leases of an hour, one",
+        "secret, and a Cerberus that responds in 0.3 s and accepts 100 requests per second. The model has",
+        "the limits of a DynamoDB partition (6,000 reads, 500 writes per second) and KMS's quota.",
+        "*Requests* are all authentications and reads that reach Cerberus, including refused ones.",
+        "*Failed* are reads of cold containers without a result, *lost* those of containers that had the",
+        "secret before.",
         "",
-        "| containers | auth. | requests | in an hour | failed: new | had it | s: median | most |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| containers | auths | requests | peak hour | failed | lost |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     )
     for name, row in found.items():
-        wait, lost = row["wait_s"], row["lost"]
+        lost = row["lost"]
         yield (
             f"| {name} | {row['authentications']:,} | {row['requests']:,} | {row['busiest_hour']:,} "
-            f"| {row['without_a_secret'] - lost:,} | {lost:,} | {wait['p50']:.2f} | {wait['most']:.2f} |"
+            f"| {row['without_a_secret'] - lost:,} | {lost:,} |"
         )
+    yield from ("", "Seconds to the first secret:", "", "| containers | median | max |", "| --- | ---: | ---: |")
+    for name, row in found.items():
+        yield f"| {name} | {row['wait_s']['p50']:.2f} | {row['wait_s']['most']:.2f} |"
     yield from (
         "",
-        "The calls of AWS:",
+        "Calls to AWS:",
         "",
-        "| containers | table: reads | writes | throttled | KMS |",
+        "| containers | table reads | table writes | throttled | KMS calls |",
         "| --- | ---: | ---: | ---: | ---: |",
     )
     for name, row in found.items():
         yield (f"| {name} | {row['table_reads']:,} | {row['table_writes']:,} | {row['throttled']:,} | {row['kms']:,} |")
-    names = [peer.name for peer in peers.PEERS]
+    columns = {peer.column: peer.name for peer in peers.PEERS}
     yield from (
         "",
-        "The same arrivals for others, who share nothing, by arithmetic: requests to their service.",
+        "Requests of other clients for the same fleets, computed: containers share nothing. *Nike* is",
+        "cerberus-python-client, *boto3* is boto3 with requests (the number is the same), and *AWS",
+        "caching* is aws-secretsmanager-caching.",
         "",
-        f"| containers | this | {' | '.join(names)} |",
-        f"| --- | ---: |{' ---: |' * len(names)}",
+        f"| containers | ours | {' | '.join(columns)} |",
+        f"| --- | ---: |{' ---: |' * len(columns)}",
     )
     for name, row in found.items():
         if name == TABLE_DOWN:
             continue
-        shown = " | ".join(f"{calls:,}" for calls, _ in row["peers"].values())
+        shown = " | ".join(f"{row['peers'][peer][0]:,}" for peer in columns.values())
         yield f"| {name} | {row['requests']:,} | {shown} |"
     if measured:
         yield from (
             "",
-            "The model beside real processes, released at once, with Cerberus answering in 0.3 s:",
+            "The model and real processes that start at once, with Cerberus responding in 0.3 s:",
             "",
-            "| processes | authentications, measured | in the model |",
+            "| processes | authentications, measured | model |",
             "| --- | ---: | ---: |",
         )
         for count, row in measured.items():

@@ -1,4 +1,4 @@
-"""The fleets that are simulated."""
+"""The simulated fleets."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ TABLE_DOWN = "3,000 in a minute, the table down"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A fleet, and what it meets."""
+    """A fleet and its conditions."""
 
     name: str
     fleet: Fleet
     conditions: Conditions = Conditions()  # noqa: RUF009  (immutable)
 
     def run(self, seed: int = 1) -> Outcome:
-        """Simulate it."""
+        """Simulate the fleet."""
         return Model(self.conditions, self.fleet, seed).run()
 
 
 def within(seconds: float, count: int, life: float = 0, gap: float = 10, secrets: int = 1) -> Fleet:
-    """So many containers, each at a random moment."""
+    """Return a fleet whose containers start at random times within some seconds."""
     random = Random(count)
     return Fleet([random.uniform(0, seconds) for _ in range(count)], life, gap, secrets)
 
 
 def at_once(count: int, secrets: int = 1) -> Fleet:
-    """All in the same instant."""
+    """Return a fleet whose containers start at the same time."""
     return Fleet([0.0] * count, secrets=secrets)
 
 
 def trend(most: int) -> list[Scenario]:
-    """A burst of ten containers, and bursts of ten times as many, up to ``most``; 100,000 in a minute at the quickest."""
+    """Return bursts of 10, 100, … up to ``most`` containers; larger ones than 100,000 start within ten minutes."""
     counts = [10**power for power in range(1, 7) if 10**power <= most]
     return [
         Scenario(
@@ -48,14 +48,14 @@ def trend(most: int) -> list[Scenario]:
 
 
 def slow(seconds: float) -> Conditions:
-    """Cerberus takes so long; with timeouts that allow it."""
+    """Return conditions with a response time of Cerberus, and with timeouts that allow it."""
     if seconds < 5:
         return Conditions(cerberus_seconds=seconds)
     return Conditions(cerberus_seconds=seconds, read_timeout=15, timeout=30)
 
 
 def hours() -> list[Scenario]:
-    """Fleets that are used for an hour or more: at most 100 requests reach Cerberus in any hour."""
+    """Return fleets that run for an hour or more: at most 100 requests reach Cerberus in any hour."""
     used = [
         *(
             Scenario(f"{count:,} for 2 hours, 5 secrets", within(MINUTE, count, 2 * HOUR, MINUTE, 5))
@@ -90,7 +90,7 @@ def hours() -> list[Scenario]:
 
 
 def others() -> list[Scenario]:
-    """What else can happen to a fleet."""
+    """Return other situations of a fleet."""
     return [
         *(
             Scenario(f"150 in one instant, 5 secrets, {seconds:g} s", at_once(150, 5), slow(seconds))
@@ -110,7 +110,7 @@ def others() -> list[Scenario]:
 
 
 class _First:
-    """Ends the first containers that come to ask Cerberus."""
+    """Stop the first containers that are about to call Cerberus."""
 
     def __init__(self, count: int) -> None:
         self._count = count

@@ -1,7 +1,8 @@
-"""The simulated fleets, in small: the same code at the sizes that a test has time for."""
+"""Small simulated fleets, with the code of ``make simulate``."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from simulation import peers
+from benchmarks.tables import aligned
+from simulation import peers, plot
 from simulation.model import Conditions, Fleet
 from simulation.scenarios import HOUR, MINUTE, Scenario, at_once, hours, others, slow, trend, within
 
@@ -43,7 +45,7 @@ def test_a_fleet_stays_within_100_requests_an_hour() -> None:
     outcome = Scenario("a morning", within(MINUTE, 100, life=4 * HOUR, gap=2 * MINUTE, secrets=5)).run()
     assert outcome.failures == 0
     assert outcome.busiest(HOUR) <= 100
-    assert 4 <= outcome.authentications <= 6  # a lease is renewed between 0.8 and 1 of its usable life
+    assert 4 <= outcome.authentications <= 6  # renewed between 80 % and 100 % of the usable life
     apart = [later - earlier for earlier, later in pairwise(outcome.asked_at)]
     assert min(apart) >= 0.8 * (3600 - 60)
     assert outcome.longest_wait <= 1
@@ -67,7 +69,7 @@ def test_in_an_outage_every_container_keeps_its_secrets() -> None:
     assert outcome.within(begin, end) <= 100
     assert outcome.busiest(HOUR) <= 100
     assert outcome.longest_wait <= 2.1
-    assert outcome.within(end + 2 * MINUTE, 1.1 * HOUR) >= 5  # and it recovers
+    assert outcome.within(end + 2 * MINUTE, 1.1 * HOUR) >= 5  # it recovers
 
 
 @pytest.mark.parametrize("seconds", [0.3, 3])
@@ -145,7 +147,7 @@ def test_every_scenario_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_it_writes_what_readme_shows(tmp_path: Path) -> None:
+def test_it_writes_what_the_charts_show(tmp_path: Path) -> None:
     code = (
         "import sys, simulation.__main__ as main; main.others = main.hours = lambda: []; "
         f"sys.argv = ['simulation', '--most', '100', '--no-processes', '--results', {str(tmp_path)!r}]; sys.exit(main.main())"
@@ -158,6 +160,6 @@ def test_it_writes_what_readme_shows(tmp_path: Path) -> None:
     table = (tmp_path / "table.md").read_text()
     assert table in ended.stdout
     assert "| 100 in a minute | 1 | 2 |" in table
-    assert max(map(len, table.splitlines())) <= 100
-    drawn = " ".join(ElementTree.parse(tmp_path / "trend.svg").getroot().itertext())  # noqa: S314  (our own)
-    assert "one for each container: 100" in drawn
+    assert max(map(len, aligned(table).splitlines())) <= 100
+    drawn = plot.bursts(json.loads((tmp_path / "figures.json").read_text()))
+    assert "nothing shared: 200" in " ".join(ElementTree.fromstring(drawn).itertext())  # noqa: S314  (our own)

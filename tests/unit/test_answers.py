@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from http.client import HTTPMessage
 
 import pytest
 
@@ -29,7 +28,7 @@ def own(code: object) -> bytes:
 
 
 def answer(status: int, body: bytes) -> Response:
-    return Response(status, HTTPMessage(), body)
+    return Response(status, {}, body)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def answer(status: int, body: bytes) -> Response:
         (403, b"", BlockedAtEdge, "firewall"),
         (403, b'{"message": "Forbidden"}', BlockedAtEdge, "firewall"),
         (404, b"", SecretNotFound, f"Nothing is stored at '{PATH}'"),
-        (404, own(99996), SecretNotFound, "no safe deposit box 'app/orders'"),
+        (404, own(99996), SecretNotFound, "safe deposit box 'app/orders' does not exist"),
         (404, PAGE, CerberusUnavailable, "in front"),
         (404, WEB, CerberusUnavailable, "in front"),
         (404, own(99999), InvalidResponse, "404, code 99999"),
@@ -73,7 +72,7 @@ def test_a_missing_file_is_not_told_as_a_missing_box() -> None:
     """The service answers both with one code."""
     error = read_refusal(answer(404, own(99996)), "app/orders/key.pem", file=True)
     assert type(error) is SecretNotFound
-    assert "no such file, or no safe deposit box 'app/orders'" in str(error)
+    assert "The file 'app/orders/key.pem' or its safe deposit box 'app/orders' does not exist" in str(error)
 
 
 @pytest.mark.parametrize("code", FORGED)

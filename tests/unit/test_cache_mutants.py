@@ -1923,7 +1923,12 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "the pause grows faster": (outage, "breaker", "_GROWTH = 3.0", "_GROWTH = 4.0"),
     "the pause has no longest": (outage, "breaker", "_LONGEST_SECONDS = 30.0", "_LONGEST_SECONDS = 300.0"),
     "the pause's jitter lengthens it": (outage, "breaker", "1 - _JITTER * jitter()", "1 + _JITTER * jitter()"),
-    "what the service wants does not count": (outage_that_wants_a_pause, "breaker", ", wanted_pause(error))", ", 0)"),
+    "what the service wants does not count": (
+        outage_that_wants_a_pause,
+        "breaker",
+        ", requested_pause(error))",
+        ", 0)",
+    ),
     "each failure of an outage lengthens the pause": (
         two_flights_that_fail,
         "breaker",
@@ -2015,20 +2020,20 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "callers refresh beside an extension": (
         extension_beside_callers,
         "cache",
-        "(stage == DUE and self.renewed_beside and not renewing)",
+        "(stage == DUE and self.renewed_by_extension and not renewing)",
         "False",
     ),
     "an extension does not refresh either": (
         extension_beside_callers,
         "cache",
-        "self.renewed_beside and not renewing",
-        "self.renewed_beside",
+        "self.renewed_by_extension and not renewing",
+        "self.renewed_by_extension",
     ),
     "beside an extension, nothing is overdue": (
         extension_beside_callers,
         "cache",
-        "(stage == DUE and self.renewed_beside",
-        "(stage < GONE and self.renewed_beside",
+        "(stage == DUE and self.renewed_by_extension",
+        "(stage < GONE and self.renewed_by_extension",
     ),
     "one failure keeps an extension from the others": (
         extension_and_a_failure,
@@ -2124,8 +2129,8 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "a fork keeps the extension": (
         fork_with_values,
         "cache",
-        "self.renewed_beside = False",
-        'self.renewed_beside = getattr(self, "renewed_beside", False)',
+        "self.renewed_by_extension = False",
+        'self.renewed_by_extension = getattr(self, "renewed_by_extension", False)',
     ),
     "a fork loses the values": (
         fork_with_values,
@@ -2225,15 +2230,15 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "401: nobody joins what is under way": (
         refused_many_at_once,
         "auth",
-        "if not (self._under_way or is_trial):",
+        "if not (self._in_progress or is_trial):",
         "if not is_trial:",
     ),
-    "401: an authentication never ends": (refused_many_at_once, "auth", "self._under_way -= 1", "pass"),
+    "401: an authentication never ends": (refused_many_at_once, "auth", "self._in_progress -= 1", "pass"),
     "401: a trial does not find out": (
         refused_in_a_trial,
         "auth",
-        "if not (self._under_way or is_trial):",
-        "if not self._under_way:",
+        "if not (self._in_progress or is_trial):",
+        "if not self._in_progress:",
     ),
     "401: an answer does not end the pause": (
         refused_and_accepted,
@@ -2268,8 +2273,8 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "401: a fork keeps what is under way": (
         refused_and_a_fork,
         "auth",
-        "self._under_way = 0",
-        'self._under_way = getattr(self, "_under_way", 0)',
+        "self._in_progress = 0",
+        'self._in_progress = getattr(self, "_in_progress", 0)',
     ),
     "401: a fork keeps the growth": (
         refused_and_a_fork,

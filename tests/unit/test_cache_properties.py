@@ -830,7 +830,7 @@ class Keeping(RuleBasedStateMachine):
 
     @rule(is_beside=st.booleans())
     def extend(self, is_beside: bool = True) -> None:
-        self.tokens.renewed_beside = self.secrets.renewed_beside = self.is_beside = is_beside
+        self.tokens.renewed_by_extension = self.secrets.renewed_by_extension = self.is_beside = is_beside
 
     @rule(closes=st.booleans())
     def forget(self, closes: bool = False) -> None:
@@ -1022,7 +1022,7 @@ class Refusing(RuleBasedStateMachine):
         self.scheduler = Scheduler(lambda number: 0)
         self.modules = modules = load(self.edit)
         modules.deadline.time = self.scheduler.time
-        self.refusals = modules.auth.Refusals()
+        self.limit = modules.auth.ReauthenticationLimit()
 
     @property
     def now(self) -> Instant:
@@ -1042,7 +1042,7 @@ class Refusing(RuleBasedStateMachine):
     @rule(path=st.sampled_from(SECRETS))
     def read(self, path: str = "a") -> None:
         """The service answers."""
-        self.refusals.accepted(path)
+        self.limit.record_accepted(path)
         self.known.add(path)
         self.is_accepted, self.count, self.pause = True, 0, ((0.0, 0.0), 0.0)
 
@@ -1051,7 +1051,7 @@ class Refusing(RuleBasedStateMachine):
         """It ends in one authentication at most, which others join."""
         counts = self.pause if path in self.known or not self.is_accepted else self.others
         may = bool(self.under_way) or is_trial or not self.lasts(counts)
-        is_allowed = self.refusals.may_authenticate(path, is_trial)
+        is_allowed = self.limit.may_authenticate(path, is_trial)
         self.claim(is_allowed == may, "authenticated too often" if is_allowed else "did not authenticate")
         if not may:
             return
@@ -1065,10 +1065,10 @@ class Refusing(RuleBasedStateMachine):
         """One of those who authenticate, or wait for that, goes on."""
         if outcome in ("helps", "refused"):
             self.tokens += 1
-            self.refusals.renewed(self.token(), True)
+            self.limit.record_renewed(after_401=True)
         elif outcome == "same":
             self.refuse()
-        self.refusals.authenticated()
+        self.limit.record_finished()
         self.under_way -= 1
         if outcome == "helps":
             self.read(path)
@@ -1078,7 +1078,7 @@ class Refusing(RuleBasedStateMachine):
     @rule()
     def refuse(self) -> None:
         """A token in place of a refused one is refused; once more perhaps, since several callers had it."""
-        self.refusals.not_helped(self.token())
+        self.limit.record_useless(self.token())
         if self.tokens != self.useless:
             self.useless = self.tokens
             self.pause = self.now, min(60.0, 5.0 * 2**self.count) * 0.98
@@ -1088,12 +1088,12 @@ class Refusing(RuleBasedStateMachine):
     def renew(self) -> None:
         """On time, and so accepted by nothing yet."""
         self.tokens += 1
-        self.refusals.renewed(self.token(), False)
+        self.limit.record_renewed(after_401=False)
         self.is_accepted = False
 
     @rule()
     def fork(self) -> None:
-        self.refusals.start_anew()
+        self.limit.reset()
         self.is_accepted, self.count, self.useless, self.under_way = False, 0, 0, 0
         self.pause = self.others = (0.0, 0.0), 0.0
 

@@ -9,7 +9,7 @@ import pytest
 
 import cerberus_auth
 from cerberus_auth import AuthenticationFailed, BlockedAtEdge, CerberusError, CerberusUnavailable, PrincipalRejected
-from cerberus_auth.errors import Attempt, failure_of, shielded
+from cerberus_auth.errors import Attempt, combined_error, without_inner_frames
 
 CLASSES = [
     value
@@ -61,7 +61,7 @@ DOWN = Attempt("arn:two", "us-east-1", "kms", "kms:Decrypt", CerberusUnavailable
     ],
 )
 def test_the_class_says_in_which_way_attempts_failed(attempts: list[Attempt], raised: type[CerberusError]) -> None:
-    error = failure_of(attempts)
+    error = combined_error(attempts)
     assert type(error) is raised
     assert error.attempts == tuple(attempts)
     assert all(str(attempt.error) in str(error) for attempt in attempts)
@@ -72,7 +72,7 @@ def test_the_class_says_in_which_way_attempts_failed(attempts: list[Attempt], ra
 
 
 def test_the_error_of_a_single_attempt_is_as_it_was() -> None:
-    assert failure_of([DOWN]) == DOWN.error
+    assert combined_error([DOWN]) == DOWN.error
 
 
 def test_several_attempts_are_listed_with_where_and_why() -> None:
@@ -83,7 +83,7 @@ def test_several_attempts_are_listed_with_where_and_why() -> None:
     assert [type(attempt.error) for attempt in error.attempts] == [PrincipalRejected, CerberusUnavailable]
 
 
-def test_a_shielded_error_leaves_the_locals_it_came_through_behind() -> None:
+def test_an_error_without_frames_holds_no_locals() -> None:
     def deep() -> None:
         secret = "s3cr3t"
         try:
@@ -92,7 +92,7 @@ def test_a_shielded_error_leaves_the_locals_it_came_through_behind() -> None:
             raise CerberusUnavailable("down") from error
 
     with pytest.raises(CerberusUnavailable) as caught:
-        shielded(deep)
+        without_inner_frames(deep)
     told = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None

@@ -8,9 +8,11 @@ import gzip
 import json
 import os
 import signal
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -318,19 +320,38 @@ class Alarm(Exception):
     """What a signal handler raises."""
 
 
+@contextmanager
+def alarms() -> Iterator[None]:
+    """A handler of SIGALRM that raises; no timer is left behind."""
+
+    def handle(number: int, frame: object) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize("seconds", [0.05, 0.15])
 @pytest.mark.parametrize("max_age", [0, None])
 def test_what_a_signal_handler_raises(max_age: float | None, seconds: float, reader: Reader) -> None:
     """It goes through the frames of a request where the caller's own thread makes it."""
     reader.server.faults.add(Fault.hang(), times=None)
 
-    def handle(number: int, frame: object) -> None:
-        raise Alarm
-
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
+    with alarms():
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         assert isinstance(check(lambda: reader.client.read(PATH, max_age=max_age)), Alarm)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_a_signal_handler_raises_while_bytes_are_sent(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``max_age=0`` the request is sent in the caller's thread."""
+
+    def interrupted(connected: socket.socket, data: object) -> None:
+        signal.raise_signal(signal.SIGALRM)
+
+    monkeypatch.setattr(socket.socket, "sendall", interrupted)
+    with alarms():
+        assert isinstance(check(lambda: reader.client.read(PATH, max_age=0)), Alarm)

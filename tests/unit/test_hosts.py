@@ -180,7 +180,7 @@ def test_an_endpoint_of_ones_own_goes_before_a_variant(variant: str, environment
 )
 def test_regions_of_other_partitions_are_refused(region: str, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("AWS_REGION", region)
-    with pytest.raises(ConfigurationError, match="knows only aws and aws-cn"):
+    with pytest.raises(ConfigurationError, match="Use a region of aws or aws-cn"):
         lane()
 
 

@@ -78,7 +78,7 @@ class World:
         """One container's plan; what it does later follows in a plan of its own, and the value is returned before."""
         policy = Policy(lambda: self.now, self.sleep, lambda: random)
         later: list[Any] = []
-        plan = policy.fetch(
+        plan = policy.get_or_fetch(
             self.store,
             self.breaker,
             name,
@@ -486,7 +486,7 @@ def test_nobody_waits_for_what_cannot_be_shared(world: World) -> None:
     world.make_error = SealFailure("the key is disabled")
     assert world.get() == "value 1"
     assert world.failures == [world.make_error]
-    assert item_of(world.store).is_unshared(world.now)
+    assert item_of(world.store).is_unshareable(world.now)
     world.calls.clear()
     values = world.herd([world.fetch() for _ in range(50)], [1.0] * 50)
     assert set(values.values()) == {f"value {number}" for number in range(2, 52)}
@@ -524,7 +524,7 @@ def test_the_pause_of_a_failure_is_the_fleets(
     for _ in range(6):
         with pytest.raises(raised):
             world.get()
-        pauses.append(item_of(world.store).pause_at(world.now))
+        pauses.append(item_of(world.store).pause_left(world.now))
         asked = len(world.asked)
         with pytest.raises(raised) as caught:
             world.get()
@@ -581,7 +581,7 @@ def test_a_401_is_worth_one_authentication_of_the_fleet_for_a_pause(world: World
         moments.append(world.now)
         with pytest.raises(errors.TokenRefused):
             world.get(refused=True)
-        world.now += item_of(world.store).pause_at(world.now)
+        world.now += item_of(world.store).pause_left(world.now)
     apart = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert apart == pytest.approx([5, 10, 20, 40], rel=0.1)
     world.useless = set()
@@ -604,7 +604,7 @@ def test_pauses_of_an_outage_grow_and_one_container_tries(world: World) -> None:
     for _ in range(6):
         values = world.herd([world.fetch() for _ in range(20)], [world.now - START + 0.001 * n for n in range(20)])
         assert set(values.values()) == {"CerberusUnavailable"}
-        pauses.append(item_of(world.breaker).pause_at(world.now))
+        pauses.append(item_of(world.breaker).pause_left(world.now))
         world.now += pauses[-1] + 0.01
     assert len(world.asked) <= 7  # of the first ones two can have looked before the outage was known
     assert pauses == pytest.approx([1, 3, 9, 27, 60, 60], rel=0.15, abs=0.4)
@@ -623,7 +623,7 @@ def test_what_is_stored_is_taken_in_an_outage(world: World) -> None:
 
 def test_a_look_takes_what_is_stored(world: World) -> None:
     stored(world)
-    assert world.get(looks=True) == "shared"
+    assert world.get(lookup_only=True) == "shared"
 
 
 @pytest.mark.parametrize("found", ["nothing", "a claim", "a pause", "a throttled store", "a slow store"])
@@ -636,7 +636,7 @@ def test_a_look_neither_claims_nor_waits(world: World, found: str) -> None:
     elif found.endswith("store"):
         world.store.errors["get"] = StoreBusy("throttled") if "throttled" in found else StoreSlow("no answer")
     with pytest.raises(errors.CerberusUnavailable):
-        world.get(looks=True)
+        world.get(lookup_only=True)
     assert [call for call in world.calls if call != "landed"] == ["get", "ask"]
 
 
@@ -645,7 +645,7 @@ def test_a_paused_container_is_told_for_how_long(world: World) -> None:
     with pytest.raises(errors.CerberusUnavailable) as caught:
         world.get()
     assert errors.is_outage(caught.value)
-    assert errors.wanted_pause(caught.value) == pytest.approx(30, abs=0.1)
+    assert errors.requested_pause(caught.value) == pytest.approx(30, abs=0.1)
     assert (world.asked, "put" in world.calls) == ([], False)
 
 
@@ -666,7 +666,7 @@ def test_a_pause_that_cerberus_wants_counts(world: World) -> None:
     world.error = unavailable(retry_after=20)
     with pytest.raises(errors.CerberusUnavailable):
         world.get()
-    assert item_of(world.breaker).pause_at(world.now) == pytest.approx(20, abs=0.2)
+    assert item_of(world.breaker).pause_left(world.now) == pytest.approx(20, abs=0.2)
 
 
 def test_a_fetch_within_another_passes_its_breaker(world: World) -> None:
@@ -680,14 +680,14 @@ def test_5xx_to_one_path_is_no_outage_and_to_two_is(world: World) -> None:
     for _ in range(2):
         with pytest.raises(errors.CerberusUnavailable) as caught:
             world.get(name="path")
-        assert not caught.value.is_fleetwide
-        world.now += item_of(world.store).pause_at(world.now)
+        assert not caught.value.other_paths_fail
+        world.now += item_of(world.store).pause_left(world.now)
     assert item_of(world.breaker).failures == 0
     other = Table(world, "")
     world.store, store = other, world.store
     with pytest.raises(errors.CerberusUnavailable) as caught:
         world.get(name="other")
-    assert caught.value.is_fleetwide
+    assert caught.value.other_paths_fail
     assert item_of(world.breaker).failures == 1
     assert item_of(other).failures == 0
     world.now += 1
@@ -715,7 +715,7 @@ def test_a_driver_makes_each_call_and_throws_what_it_raises(world: World) -> Non
     def fetch() -> Any:
         ask = lambda renew, is_trial: world.fetch_value(world.now)  # noqa: E731
         calls = (world.take, ask, world.failures.append, later.append)
-        return run(policy.fetch(world.store, world.breaker, "path", 10, CLAIM, *calls))
+        return run(policy.get_or_fetch(world.store, world.breaker, "path", 10, CLAIM, *calls))
 
     assert fetch() == "value 1"
     assert item_of(world.store).is_claimed(world.now, CLAIM)

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from http.client import HTTPMessage
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,7 +58,7 @@ class Service(Transport):
     ) -> Response:
         assert (service, method) == ("Cerberus", "POST")
         self.url, self.sent, self.body = url, {name.lower(): value for name, value in headers().items()}, body
-        return Response(200, HTTPMessage(), b'{"client_token": "a-token", "lease_duration": 3600}')
+        return Response(200, {}, b'{"client_token": "a-token", "lease_duration": 3600}')
 
 
 def sent(region: str, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:

@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {"client_token": "t0ken", "lease_duration": 3600}
 
 
 def read(document: bytes) -> Token:
-    return parse(document, Moment(), "arn:aws:iam::111111111111:role/web", "us-west-2", "the answer")
+    return parse(document, Moment(), "arn:aws:iam::111111111111:role/web", "us-west-2", "answer")
 
 
 def test_only_the_token_and_the_lease_are_relied_on() -> None:

@@ -10,7 +10,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPMessage
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -249,10 +248,9 @@ class Cerberus:
         status, body = self._answer(method, path, headers, asked)
         if status == 200 and path.startswith("/v1/secret/"):
             self.answered.append((self.now, path.removeprefix("/v1/secret/")))
-        message = HTTPMessage()
-        message["Content-Type"] = "application/json"
+        message = {"content-type": "application/json"}
         if self.retry_after:
-            message["Retry-After"] = self.retry_after
+            message["retry-after"] = self.retry_after
         return Response(status, message, body)
 
     def _answer(self, method: str, path: str, headers: Mapping[str, str], asked: float) -> tuple[int, bytes]:

@@ -1,4 +1,4 @@
-"""A function with the CerberusAuth layer, by the AWS CDK. Deploy it with ``cdk deploy --app "python app.py"``."""
+"""An AWS CDK app: a function with the CerberusAuth layer. Deploy it with ``cdk deploy --app "python app.py"``."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from constructs import Construct
 
 ORDERS = Path(__file__).resolve().parents[1] / "orders"
 
-# Copy these from the outputs of the stack that deployed the layers, or from the JSON that `make publish` writes.
+# Copy these from the outputs of the stack that deployed the layers, or from the JSON file that `make publish` writes.
 LAYER_ARN = "arn:aws:lambda:us-west-2:111111111111:layer:cerberus-auth:1"
 SHARED_CACHE_TABLE = "cerberus-auth-SharedCacheTable-EXAMPLE"
 SHARED_CACHE_KEY = "arn:aws:kms:us-west-2:111111111111:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -21,7 +21,7 @@ CERBERUS_ACCOUNT = "222222222222"
 
 
 class OrdersStack(cdk.Stack):
-    """One function, its role, and an alias that moves to a new version when the code or the layer changes."""
+    """A function, its execution role, and an alias that points to a new version after each change of code or layer."""
 
     def __init__(self, scope: Construct, name: str, **options: Any) -> None:
         super().__init__(scope, name, **options)

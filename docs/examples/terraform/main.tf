@@ -1,5 +1,5 @@
 # A function with the CerberusAuth layer. Copy the ARNs from the outputs of the stack that deployed the layers, or from the JSON
-# that `make publish` writes.
+# file that `make publish` writes.
 
 terraform {
   required_providers {

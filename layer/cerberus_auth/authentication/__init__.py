@@ -1,1 +1,1 @@
-"""How a token is obtained."""
+"""Authentication methods: how the package obtains a token."""

@@ -1,7 +1,7 @@
-"""The principals to offer to Cerberus, most certain first.
+"""Finds the principals to authenticate as, the most likely one first.
 
-They come from the settings, or are the role that is assumed first. Else STS names the role, without its path; else the
-function's own configuration names it in full.
+The settings name them, or the role to assume is the principal. Otherwise STS returns the role without its path, and then the
+function's configuration has its full ARN.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ASSUMED_ROLE = r"arn:(aws|aws-cn):sts::(\d{12}):assumed-role/([^/]+)/.+"  # com
 
 
 def role_arn(identity: str) -> str:
-    """Return the role's ARN of an assumed-role ARN; any other ARN as it is.
+    """Return the role ARN of an assumed-role ARN, and any other ARN unchanged.
 
     >>> role_arn("arn:aws:sts::111111111111:assumed-role/web/session")
     'arn:aws:iam::111111111111:role/web'
@@ -34,25 +34,24 @@ def role_arn(identity: str) -> str:
 
 
 def is_for(principal: str, document: bytes) -> bool:
-    """Whether a decrypted auth response names this principal, or has truncated metadata.
+    """Return whether a decrypted auth response names this principal, or has truncated metadata.
 
-    Paths do not count: no account has two roles of one name (IAM User Guide, "IAM identifiers"), and STS knows no paths.
+    Role paths are ignored: role names are unique in an account, and STS returns ARNs without the path.
     """
     named = principal_of(document)
-    return named is None or _pathless(named) == _pathless(principal)
+    return named is None or _without_path(named) == _without_path(principal)
 
 
-def _pathless(arn: str) -> str:
+def _without_path(arn: str) -> str:
     kind, _, name = role_arn(arn).partition("/")
     return f"{kind}/{name.rpartition('/')[2]}"
 
 
 def candidates(settings: Settings, aws: Aws, deadline: Deadline, failed: list[Attempt]) -> Iterator[str]:
-    """Yield principals in the order to try them, each looked for only when the one before did not work.
+    """Yield principals in the order to try them. Each is looked up only when the one before did not work.
 
-    A step that fails is added to ``failed``, and the next one follows. A function that may not read its own configuration
-    has not failed if STS has answered: the permission is optional. While another step or method remains, a step has half
-    of the time.
+    A failed look-up is added to ``failed``, and the next one follows. Permission to read the function's configuration is
+    optional: a denial is not a failure if STS has answered. Each look-up but the last has half of the remaining time.
     """
     if settings.iam_role_arns:
         yield from settings.iam_role_arns
@@ -62,47 +61,49 @@ def candidates(settings: Settings, aws: Aws, deadline: Deadline, failed: list[At
         return
     region = settings.aws_region
 
-    def look(step: str, find: Callable[[Deadline], str], last: bool, optional: bool = False) -> str:
-        share = deadline if last else deadline.within(deadline.remaining() / 2)
+    def look_up(step: str, find: Callable[[Deadline], str], last: bool, optional: bool = False) -> str:
+        part = deadline if last else deadline.within(deadline.remaining() / 2)
         error: CerberusError
         try:
-            with share.step(step):
-                return find(share)
+            with part.step(step):
+                return find(part)
         except AwsRefusal as refusal:
             if optional and refusal.code.startswith("AccessDenied"):
                 return ""
-            error = _refused(refusal)
-        except DeadlineExceeded as late:
+            error = _discovery_error(refusal)
+        except DeadlineExceeded as timeout:
             if deadline.remaining() <= 0:
                 raise
-            error = unanswered(late, share)
+            error = no_answer(timeout, part)
         except CerberusError as failure:
             error = failure
         failed.append(Attempt("", region, "discovery", step, error))
         return ""
 
     name, only_kms = settings.function_name, settings.auth_method == "kms"
-    found = look(
-        "sts:GetCallerIdentity", lambda share: role_arn(aws.caller_identity(region, share)), only_kms and not name
+    found = look_up(
+        "sts:GetCallerIdentity", lambda part: role_arn(aws.caller_identity(region, part)), only_kms and not name
     )
     if found:
         yield found
     if name:
         step = "lambda:GetFunctionConfiguration"
-        exact = look(step, lambda share: aws.function_role(name, region, share), False, optional=bool(found))
+        exact = look_up(step, lambda part: aws.function_role(name, region, part), False, optional=bool(found))
         if exact and exact != found:
             yield exact
 
 
-def unanswered(late: DeadlineExceeded, share: Deadline) -> CerberusUnavailable:
-    """Return the error for a service that did not answer within its share of the caller's time."""
-    error = CerberusUnavailable(f"no answer within its share of the time, {share.seconds:.3g} s")
-    error.step = late.step
+def no_answer(timeout: DeadlineExceeded, part: Deadline) -> CerberusUnavailable:
+    """Return the error for a service that did not answer within its part of the caller's time."""
+    error = CerberusUnavailable(
+        f"No answer within {part.seconds:.3g} s, its part of the timeout. Increase CERBERUS_TIMEOUT."
+    )
+    error.step = timeout.step
     return error
 
 
-def _refused(refusal: AwsRefusal) -> CerberusError:
+def _discovery_error(refusal: AwsRefusal) -> CerberusError:
     return credentials_refused(refusal) or ConfigurationError(
-        f"{refusal.service} refuses to say which role this is ({refusal.code}): set CERBERUS_IAM_ROLE_ARN to the function's "
-        f"role, in SAM with !GetAtt <Function>Role.Arn. Then no discovery is needed"
+        f"{refusal.service} did not return the function's role ({refusal.code}). Set CERBERUS_IAM_ROLE_ARN to the role's ARN, "
+        f"in SAM with !GetAtt <Function>Role.Arn."
     )

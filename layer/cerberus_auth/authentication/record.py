@@ -1,4 +1,4 @@
-"""What an authentication came to: for metrics, traces and the doctor. Holds no secret."""
+"""The record of an authentication, for metrics, traces and the doctor. It holds no secret."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ if TYPE_CHECKING:
 
 
 class Authentication:
-    """One authentication of this process, ended.
+    """Record one finished authentication of this process.
 
     Attributes
     ----------
-    number
-        The first of these settings is 1.
-    began
-        Seconds since the epoch.
-    seconds
-        That it took.
-    steps
-        Its parts, in the order in which they ended.
-    renewal
-        Whether there was a token before.
-    principal, region
-        Of the token; empty where it failed, and the principal also where STS was not told who signs.
-    error
-        What it failed with; None where there is a token.
+    number : int
+        1 for the first authentication with these settings.
+    began : float
+        Start time, in seconds since the epoch.
+    seconds : float
+        Duration.
+    steps : tuple of Step
+        Steps in the order in which they ended, each with its duration.
+    renewal : bool
+        Whether a token was cached before.
+    principal, region : str
+        Principal and region of the token. Empty after a failure. The principal is also empty for STS with a discovered
+        role.
+    error : CerberusError or None
+        The failure; None after a success.
     """
 
     __slots__ = ("began", "error", "number", "principal", "region", "renewal", "seconds", "steps")
@@ -55,7 +56,7 @@ class Authentication:
 
     @property
     def shared(self) -> bool:
-        """Whether the token came from those who share, and Cerberus was not asked."""
+        """Whether the token came from the shared cache, without a request to Cerberus."""
         return self.error is None and not any(step.name == "auth request" for step in self.steps)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""STS authentication: Cerberus replays a signed GetCallerIdentity to learn who signed it, and returns the token."""
+"""STS authentication: Cerberus sends a signed GetCallerIdentity request to STS, which names the signer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..deadline import Moment
 from ..settings import partition
 from . import token
 from .principal import is_for
-from .wire import CLIENT_HEADERS, ask, auth_refusal
+from .wire import CLIENT_HEADERS, auth_refusal, send_auth_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,60 +19,64 @@ if TYPE_CHECKING:
     from ..deadline import Deadline
     from ..http.transport import Response, Transport
     from ..settings import Settings
-    from .token import Shared, Token, Wanted
+    from .token import Token, TokenRequest, TokenSharing
 
 _logger = logging.getLogger("cerberus_auth")
 
 _MAX_SEALED_BYTES = 4096  # KMS API reference, Encrypt
-_BODY = b"Action=GetCallerIdentity&Version=2011-06-15"  # what the service replays; ours goes without a body
+_BODY = b"Action=GetCallerIdentity&Version=2011-06-15"  # Cerberus sends this body to STS; the auth request itself has no body
 
 
 class StsAuth:
-    """See ``AuthMethod``."""
+    """Authenticate by STS. See ``AuthMethod``."""
 
     name = setting = "sts"
 
-    def __init__(self, settings: Settings, transport: Transport, aws: Aws, shared: Shared | None = None) -> None:
+    def __init__(self, settings: Settings, transport: Transport, aws: Aws, sharing: TokenSharing | None = None) -> None:
         self._settings = settings
         self._transport = transport
         self._aws = aws
-        self._shared = shared if settings.shared_cache_key else None
-        self._unknown_regions: set[str] = set()  # to Cerberus; remembered for the container
+        self._sharing = sharing if settings.shared_cache_key else None
+        self._unknown_regions: set[str] = set()  # regions that Cerberus does not know
 
     def authenticate(
-        self, principal: str, region: str, deadline: Deadline, wanted: Wanted = token.ANY, *, last: bool = True
+        self,
+        principal: str,
+        region: str,
+        deadline: Deadline,
+        request: TokenRequest = token.ANY_TOKEN,
+        *,
+        last: bool = True,
     ) -> Token:
-        """Authenticate once as the signer, or take the token that another container shares.
+        """Authenticate once as the signer, or use the token that another container shares.
 
-        ``principal`` does not matter to the service: it learns the signer from AWS.
+        ``principal`` has no effect: Cerberus learns the signer from STS.
 
         Raises
         ------
         PrincipalRejected, BlockedAtEdge, MethodNotOffered, InvalidResponse, CerberusUnavailable, ConfigurationError,
         DeadlineExceeded
-            See README, "Errors and what to do".
+            See ``CerberusAuth.token``.
         """
         signer = self._settings.principal
-        shared = self._shared if signer else None
+        sharing = self._sharing if signer else None
 
         def read(document: str, asked: Moment) -> Token:
-            return token.parse(
-                document.encode("utf-8", "surrogateescape"), asked, signer, region, "the answer of Cerberus"
-            )
+            return token.parse(document.encode("utf-8", "surrogateescape"), asked, signer, region, "answer of Cerberus")
 
-        def request() -> tuple[Token, str]:
-            wanted.check_outage()
+        def fetch() -> tuple[Token, str]:
+            request.check_outage()
             asked = Moment()
             with deadline.step("auth request"):
                 document = self._request(signer, region, deadline, last).decode("utf-8", "surrogateescape")
-                return read(document, asked), _to_seal(document, signer, asked) if shared else ""
+                return read(document, asked), _document_to_seal(document, signer, asked) if sharing else ""
 
-        if shared is None:
-            return request()[0]
-        return shared.token("sts", signer, region, deadline, wanted, read, request)
+        if sharing is None:
+            return fetch()[0]
+        return sharing.token("sts", signer, region, deadline, request, read, fetch)
 
     def _request(self, signer: str, region: str, deadline: Deadline, last: bool) -> bytes:
-        # Credentials are valid in every region of their partition, and Cerberus knows the oldest one.
+        # Credentials are valid in every region of their partition, and every Cerberus knows the oldest region.
         oldest = "cn-north-1" if partition(region) == "aws-cn" else "us-east-1"
         signed_for = oldest if region in self._unknown_regions else region
         response = self._send(signed_for, region, deadline, last)
@@ -85,7 +89,7 @@ class StsAuth:
         return self._request(signer, region, deadline, last)
 
     def _send(self, signed_for: str, region: str, deadline: Deadline, last: bool) -> Response:
-        # The public regional host, whatever our own endpoints are: it is Cerberus that calls it (contract page).
+        # The public regional host, not a custom endpoint of the function: Cerberus calls it.
         public_host = host("sts", signed_for)
 
         def headers() -> dict[str, str]:
@@ -94,13 +98,13 @@ class StsAuth:
             return {**CLIENT_HEADERS, **signed}
 
         path = "/v2/auth/sts-identity"
-        return ask(self._transport, self._settings, path, deadline, headers=headers, body=b"", last=last)
+        return send_auth_request(self._transport, self._settings, path, deadline, headers=headers, body=b"", last=last)
 
 
-def _to_seal(document: str, signer: str, asked: Moment) -> str:
-    """Return what is shared of the answer: KMS seals 4,096 bytes at most. Nothing, if the token is not the signer's."""
+def _document_to_seal(document: str, signer: str, asked: Moment) -> str:
+    """Return the part of the answer to share; empty if it is for another principal or exceeds the 4,096 bytes of KMS."""
     if not is_for(signer, document.encode()):
-        _logger.warning("The token is not shared: Cerberus made it for another principal than %s", signer)
+        _logger.warning("Token not shared: Cerberus returned it for another principal than %s", signer)
         return ""
     fields = json.loads(document)
     needed = json.dumps(
@@ -112,6 +116,8 @@ def _to_seal(document: str, signer: str, asked: Moment) -> str:
         }
     )
     if len(needed) > _MAX_SEALED_BYTES:
-        _logger.warning("The token is not shared: it has %d bytes, and KMS seals %d", len(needed), _MAX_SEALED_BYTES)
+        _logger.warning(
+            "Token not shared: it has %d bytes, but KMS encrypts at most %d", len(needed), _MAX_SEALED_BYTES
+        )
         return ""
     return needed

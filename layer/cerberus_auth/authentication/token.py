@@ -1,4 +1,4 @@
-"""A Cerberus token and its lease."""
+"""The token of Cerberus and its lease."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ..deadline import Deadline, Moment
     from ..errors import CerberusError
 
-    class Shared(Protocol):
-        """What the containers of one role share."""
+    class TokenSharing(Protocol):
+        """Shares tokens between the containers of one role."""
 
         def token(
             self,
@@ -22,45 +22,45 @@ if TYPE_CHECKING:
             principal: str,
             region: str,
             deadline: Deadline,
-            wanted: Wanted,
+            request: TokenRequest,
             open_response: Callable[[str, Moment], Token],
-            request: Callable[[], tuple[Token, str]],
+            fetch: Callable[[], tuple[Token, str]],
         ) -> Token:
-            """Return the token of another container, or the one that ``request`` brings, with the response to share."""
+            """Return the token of another container, or call ``fetch`` and share the response."""
 
 
-MAX_LEASE_SECONDS = 366 * 24 * 3600  # longer than any operator sets; beyond it, an answer is taken for broken
-_MAX_TOKEN_LENGTH = 16_384  # characters; the service allows a JWT 16,000
+MAX_LEASE_SECONDS = 366 * 24 * 3600  # a longer lease is not plausible: the answer is invalid
+_MAX_TOKEN_LENGTH = 16_384  # characters; Cerberus allows 16,000 for a JWT
 
 
-class Wanted:
-    """What a new token is wanted for.
+class TokenRequest:
+    """State which token a caller accepts.
 
     Parameters
     ----------
     refused
-        A token that Cerberus refused: another one is needed.
-    since
-        When the last token here was requested, in seconds since the epoch: of shared tokens only a newer one is accepted.
-    after
-        Takes what is to be called when the callers have the token: it publishes the token.
+        A token that Cerberus rejected with 401. The new token must differ.
+    newer_than
+        Request time of the last token here, in seconds since the epoch. A shared token must be newer.
+    publications
+        Receives the functions that publish the token. The flight calls them after the callers have the token.
     outage
-        The error of an outage: a shared token is accepted, and Cerberus is not asked.
+        The error of an outage: only a shared token is accepted, and Cerberus is not asked.
     """
 
-    __slots__ = ("after", "outage", "refused", "since")
+    __slots__ = ("newer_than", "outage", "publications", "refused")
 
     def __init__(
         self,
         refused: str | None = None,
-        since: float = 0,
-        after: list[Callable[[], object]] | None = None,
+        newer_than: float = 0,
+        publications: list[Callable[[], object]] | None = None,
         outage: CerberusError | None = None,
     ) -> None:
         self.refused = refused
-        self.since = since
+        self.newer_than = newer_than
         self.outage = outage
-        self.after: list[Callable[[], object]] = [] if after is None else after
+        self.publications: list[Callable[[], object]] = [] if publications is None else publications
 
     def check_outage(self) -> None:
         """Stop before a request to Cerberus.
@@ -74,11 +74,11 @@ class Wanted:
             raise self.outage.fresh()
 
 
-ANY = Wanted()
+ANY_TOKEN = TokenRequest()
 
 
 class Token:
-    """What an authentication yields. Immutable; its value shows in neither repr nor str, and it cannot be pickled."""
+    """Hold a token. Immutable. ``repr`` and ``str`` do not show its value, and it cannot be pickled."""
 
     __slots__ = ("asked", "lease_seconds", "principal", "region", "value")
 
@@ -94,49 +94,56 @@ class Token:
             object.__setattr__(self, name, field)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("a Token is immutable")
+        raise AttributeError("A Token is immutable. Create another one.")
 
     def __reduce__(self) -> str:
-        raise TypeError("a Token is not written anywhere: authenticate where it is needed")
+        raise TypeError("A Token cannot be pickled. Authenticate where you need it.")
 
     def __repr__(self) -> str:
         return f"<Token of {self.principal} in {self.region}, {self.lease_seconds} s>"
 
 
 def usable_seconds(lease_seconds: int, margin: float) -> float:
-    """Return how long a token is handed out: its lease less the margin, which is at most a tenth of the lease."""
+    """Return for how many seconds a token is used: the lease less the margin, which is at most a tenth of the lease."""
     return lease_seconds - min(margin, lease_seconds / 10)
 
 
 def parse(document: bytes, asked: Moment, principal: str, region: str, source: str) -> Token:
-    """Read the token out of the JSON that holds it (contract page, "KMS authentication").
+    """Read the token from a JSON document.
 
-    Only ``client_token`` and ``lease_duration`` are relied on: the service truncates the rest when it grows too long.
+    Only ``client_token`` and ``lease_duration`` are used: Cerberus truncates the metadata when the document is too long.
+
+    Parameters
+    ----------
+    source
+        Names the document in errors, such as ``answer of Cerberus``.
 
     Raises
     ------
     InvalidResponse
-        The document is not JSON, or its token or lease is missing, of another type or out of bounds.
+        The document is not JSON, or the token or lease is missing, has another type or is out of bounds.
     """
     fields = json_object(document)
     if fields is None:
-        raise InvalidResponse(f"{source} is not JSON, or not a JSON object. {_ADVICE}")
+        raise InvalidResponse(f"The {source} is not a JSON object. {_ADVICE}")
     value, lease = fields.get("client_token"), fields.get("lease_duration")
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_TOKEN_LENGTH:
-        raise InvalidResponse(f"{source} has no client_token. {_ADVICE}")
+        raise InvalidResponse(f"The {source} has no client_token. {_ADVICE}")
     if not all("!" <= character <= "~" for character in value):
-        raise InvalidResponse(f"The client_token in {source} has characters that no header can carry. {_ADVICE}")
+        raise InvalidResponse(
+            f"The client_token in the {source} has characters that are invalid in a header. {_ADVICE}"
+        )
     if type(lease) is not int or not 0 < lease <= MAX_LEASE_SECONDS:
         raise InvalidResponse(
-            f"The lease_duration in {source} is not an integer from 1 to {MAX_LEASE_SECONDS} (seconds). {_ADVICE}"
+            f"The lease_duration in the {source} is not an integer from 1 to {MAX_LEASE_SECONDS} seconds. {_ADVICE}"
         )
     return Token(value, lease, asked, principal, region)
 
 
 def principal_of(document: bytes) -> str | None:
-    """Return the principal that a decrypted auth response names; None where the service truncated the metadata.
+    """Return the ARN of the principal in a decrypted auth response.
 
-    ``""``: it names no principal (contract page, both KMS endpoints).
+    None: Cerberus truncated the metadata. An empty string: the metadata names no principal.
     """
     metadata = (json_object(document) or {}).get("metadata")
     if not isinstance(metadata, dict):
@@ -148,4 +155,4 @@ def principal_of(document: bytes) -> str | None:
     return str(metadata.get("aws_iam_principal_arn") or "")
 
 
-_ADVICE = "Check that CERBERUS_URL is Cerberus itself and not a proxy or another service"
+_ADVICE = "Check that CERBERUS_URL is Cerberus and not a proxy or another service."

@@ -1,7 +1,7 @@
-"""The wire contract of Cerberus: its headers, and what each of its answers means.
+"""The HTTP contract of Cerberus: its headers, and the meaning of its answers.
 
-An answer is Cerberus' own if its body is JSON, or if it is one of the few empty answers that Cerberus gives. Anything else
-comes from a load balancer, a firewall or a proxy in front of it.
+An answer comes from Cerberus if its body is JSON, or if it is one of the few empty answers of Cerberus. Any other answer comes
+from a load balancer, a firewall or a proxy in front of Cerberus.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
 TOKEN_HEADER = "X-Cerberus-Token"  # noqa: S105  (a header's name)
 CLIENT_HEADERS = {"X-Cerberus-Client": f"CerberusAuthLambda/{__version__}", "Accept": "application/json"}
 
-_NO_SUCH_THING = 99996  # with 404; with 400: not an ARN
+_NOT_FOUND = 99996  # with status 404; with 400 it means an invalid ARN
 _REGION = (
-    "Cerberus does not know the region. Set CERBERUS_REGION to a region that it knows, or add one to "
-    "CERBERUS_FALLBACK_REGIONS"
+    "Cerberus does not know the region. Set CERBERUS_REGION to a region that Cerberus knows, or add one to "
+    "CERBERUS_FALLBACK_REGIONS."
 )
-_PARTITION = "Cerberus has this AWS partition switched off"
-# Contract page, "Errors": what the codes of an auth request mean, and what to do.
+_PARTITION = "Cerberus has this AWS partition disabled. Ask the operator of Cerberus to enable it."
+# The meaning of the codes of an auth request, and what to do.
 _REFUSALS = {
-    99216: "the principal is in no safe deposit box: add this very ARN (with the role's path, if it has one) to one",
-    _NO_SUCH_THING: "Cerberus does not accept this ARN. Check CERBERUS_IAM_ROLE_ARN",
+    99216: "The principal is in no safe deposit box. Add exactly this ARN to one, with the role's path if it has one.",
+    _NOT_FOUND: "Cerberus does not accept this ARN. Check CERBERUS_IAM_ROLE_ARN.",
     99215: _REGION,
     99229: _REGION,
-    99999: f"{_REGION}; or a proxy changed the Authorization header",
-    99236: "a header of the signature is missing. Check what stands in front of Cerberus",
-    99237: "AWS does not accept the signature, or it has expired. Check CERBERUS_REGION and the clock",
-    99238: "the AWS credentials have expired",
-    99106: "AWS refused the credentials",
+    99999: f"{_REGION} Or a proxy changed the Authorization header.",
+    99236: "A header of the signature is missing. Check the proxy or load balancer in front of Cerberus.",
+    99237: "AWS rejected the signature, or it has expired. Check CERBERUS_REGION and the clock.",
+    99238: "The AWS credentials have expired. Renew them.",
+    99106: "AWS rejected the credentials. Check the credentials of this environment.",
     99244: _PARTITION,
     99245: _PARTITION,
 }
 _UNKNOWN_REGION = (99215, 99229, 99999)
 _REGIONAL = (*_UNKNOWN_REGION, 99237)
 _CREDENTIALS = (99106, 99238)
-_UNEXPECTED = 10  # also the answer while the service's database is down, whatever the region
-_KEY = "it could not make or use the principal's KMS key in this region"
-_FAILURES = {99223: _KEY, 99225: _KEY, 99232: _KEY, 99998: "it could not use KMS in this region"}
+_UNEXPECTED = 10  # also returned while the database of Cerberus is down, for every region
+_KEY = "Cerberus could not create or use the principal's KMS key in this region"
+_FAILURES = {99223: _KEY, 99225: _KEY, 99232: _KEY, 99998: "Cerberus could not use KMS in this region"}
 
 
-def ask(
+def send_auth_request(
     transport: Transport,
     settings: Settings,
     path: str,
@@ -61,17 +61,17 @@ def ask(
     body: bytes,
     last: bool,
 ) -> Response:
-    """Send an auth request, and return an answer that is JSON, whatever its status.
+    """Send an auth request. Return the answer of Cerberus, whatever its status.
 
     Raises
     ------
     MethodNotOffered, BlockedAtEdge, CerberusUnavailable, InvalidResponse, DeadlineExceeded
-        ``regional`` is set where the region may have caused it.
+        ``regional`` is set if the region can be the cause.
     """
     began = time.monotonic()
     answered, code = False, 0
 
-    def repeatable(response: Response) -> str:
+    def retry_reason(response: Response) -> str:
         nonlocal answered, code
         answered, code = True, error_code(response)
         return transient(response)
@@ -84,39 +84,39 @@ def ask(
             deadline,
             headers=headers,
             body=body,
-            transient=repeatable,
+            transient=retry_reason,
             repeat_timeouts=last,
         )
     except errors.CerberusUnavailable as error:
         waited = time.monotonic() - began
-        error.regional = code not in (0, _UNEXPECTED) if answered else waited_out(waited, settings)
+        error.regional = code not in (0, _UNEXPECTED) if answered else used_full_timeout(waited, settings)
         raise
     if response.status == 404 and (not response.body or _is_json(response)):
         method, other = ("STS", "kms") if path.endswith("/sts-identity") else ("KMS", "sts")
         raise errors.MethodNotOffered(
             f"Cerberus returned 404 for {path}: {method} authentication is disabled, or CERBERUS_URL has a path. "
-            f"Set CERBERUS_AUTH_METHOD={other}"
+            f"Set CERBERUS_AUTH_METHOD={other}."
         )
-    if foreign := _not_from_cerberus(response, "an auth request"):
-        raise foreign
+    if not_own := _not_from_cerberus(response, "an auth request"):
+        raise not_own
     return response
 
 
-def waited_out(seconds: float, settings: Settings) -> bool:
-    """Whether a service that did not answer had about the time of one request. With less, the caller was in a hurry."""
+def used_full_timeout(seconds: float, settings: Settings) -> bool:
+    """Return whether a request without an answer had about the full read timeout. If not, the caller's timeout was short."""
     return seconds >= 0.9 * settings.read_timeout
 
 
 def auth_refusal(response: Response, principal: str, region: str) -> errors.CerberusError:
-    """Return the error for Cerberus' own refusal of an auth request. Quotes its code, never its text."""
+    """Return the error for an auth request that Cerberus refused. It quotes the code, never the text."""
     code = error_code(response)
     if response.status not in (400, 401, 403):
         return errors.InvalidResponse(
-            f"Cerberus returned {_status(response)} for an auth request. Check that CERBERUS_URL is Cerberus itself"
+            f"Cerberus returned {_status(response)} for an auth request. Check that CERBERUS_URL is Cerberus."
         )
-    meaning = _REFUSALS.get(code, "the reason is in the service's log")
+    meaning = _REFUSALS.get(code, "Find the reason in the log of Cerberus.")
     error = errors.PrincipalRejected(
-        f"Cerberus refuses {principal or 'the caller'} in {region} ({_status(response)}): {meaning}"
+        f"Cerberus rejected {principal or 'the caller'} in {region} ({_status(response)}). {meaning}"
     )
     error.regional = code in _REGIONAL
     error.unknown_region = code in _UNKNOWN_REGION
@@ -125,53 +125,57 @@ def auth_refusal(response: Response, principal: str, region: str) -> errors.Cerb
 
 
 def read_refusal(response: Response, path: str, *, file: bool = False) -> errors.CerberusError:
-    """Return the error for an answer to a read that holds nothing of use; 401 is the caller's to handle.
+    """Return the error for a read without a usable answer. The caller handles 401.
 
     Parameters
     ----------
     file
-        Whether a secure file was read: Cerberus answers code 99996 also where the box exists and the file does not.
+        Whether the read was for a secure file. Cerberus returns code 99996 also for a missing file in an existing box.
 
     Returns
     -------
     CerberusError
-        ``AccessDenied`` and ``SecretNotFound`` only where Cerberus itself says so.
+        ``AccessDenied`` and ``SecretNotFound`` only if the answer comes from Cerberus, not from a proxy.
     """
     if response.status == 404 and not response.body:
-        return errors.SecretNotFound(
-            f"Nothing is stored at {path!r} (404). Check the path's spelling: category/box/path"
-        )
-    if response.status == 404 and error_code(response) == _NO_SUCH_THING:
+        return _not_found(path)
+    if response.status == 404 and error_code(response) == _NOT_FOUND:
         box = "/".join(path.split("/")[:2])
-        missing = "There is no such file, or no safe deposit box" if file else "There is no safe deposit box"
+        missing = f"The file {path!r} or its safe deposit box" if file else "The safe deposit box"
         return errors.SecretNotFound(
-            f"{missing} {box!r} (404, code {_NO_SUCH_THING}), as read for {path!r}. Check the path's spelling: "
-            f"category/box/path"
+            f"{missing} {box!r} does not exist (404, code {_NOT_FOUND}). Check the spelling of {path!r}: category/box/path."
         )
     if response.status == 403 and own_error(response):
-        return errors.AccessDenied(
-            f"This principal may not read {path!r} ({_status(response)}): give it a role in that safe deposit box"
-        )
+        return _no_access(path, _status(response))
     if reason := transient(response):
         return errors.CerberusUnavailable(
-            f"Cerberus is unavailable: {reason} to a read of {path!r}", status=response.status
+            f"Cerberus is unavailable: {reason} for a read of {path!r}. If it persists, check the service.",
+            status=response.status,
         )
     return _not_from_cerberus(response, f"a read of {path!r}") or errors.InvalidResponse(
-        f"Cerberus returned {_status(response)} for a read of {path!r}, and not what its contract says. Check CERBERUS_URL"
+        f"Cerberus returned {_status(response)} for a read of {path!r}, which is unexpected. Check CERBERUS_URL."
     )
 
 
 def shared_refusal(status: int, path: str) -> errors.CerberusError:
-    """Return the error for a 403 or 404 that another container of the role got."""
-    if status == 403:
-        return errors.AccessDenied(
-            f"This principal may not read {path!r} (403): give it a role in that safe deposit box"
-        )
-    return errors.SecretNotFound(f"Nothing is stored at {path!r} (404). Check the path's spelling: category/box/path")
+    """Return the error for a 403 or 404 that another container of the role received."""
+    return _no_access(path, "403") if status == 403 else _not_found(path)
+
+
+def _no_access(path: str, status: str) -> errors.AccessDenied:
+    return errors.AccessDenied(
+        f"This principal has no access to {path!r} ({status}). Give it a role in that safe deposit box."
+    )
+
+
+def _not_found(path: str) -> errors.SecretNotFound:
+    return errors.SecretNotFound(
+        f"Nothing is stored at {path!r} (404). Check the spelling of the path: category/box/path."
+    )
 
 
 def transient(response: Response) -> str:
-    """Return why an answer of Cerberus is worth another attempt, or an empty text. A block by a firewall never is."""
+    """Return why a request can be retried after this answer; empty if not. A block by a firewall is never retried."""
     reason = overloaded(response)
     if not reason or (response.status == 429 and not own_error(response)):
         return ""
@@ -181,12 +185,12 @@ def transient(response: Response) -> str:
 
 
 def own_error(response: Response) -> bool:
-    """Whether the body is an error in Cerberus' own form."""
+    """Return whether the body has the error format of Cerberus."""
     return bool(_first_error(response))
 
 
 def error_code(response: Response) -> int:
-    """Return the code of Cerberus' own error, or 0. Only an integer below a million is one."""
+    """Return the error code of Cerberus, or 0. Only an integer from 1 to 999,999 is a code."""
     code = _first_error(response).get("code")
     return code if type(code) is int and 0 < code < 1_000_000 else 0
 
@@ -197,28 +201,28 @@ def _first_error(response: Response) -> dict[str, object]:
     return first if isinstance(first, dict) and "code" in first else {}
 
 
-def _not_from_cerberus(response: Response, asked: str) -> errors.CerberusError | None:
-    """Return the error for an answer of something in front of Cerberus; None for one of Cerberus itself."""
+def _not_from_cerberus(response: Response, request: str) -> errors.CerberusError | None:
+    """Return the error for an answer of a proxy, load balancer or firewall; None for an answer of Cerberus."""
     status = response.status
     if status in (403, 429) and not own_error(response):
         return errors.BlockedAtEdge(
-            f"A firewall in front of Cerberus rejected {asked} ({status} without Cerberus' error body). It blocks addresses "
-            f"that send about 100 requests an hour or more. Count the requests of all that is behind this NAT address, and ask "
-            f"Cerberus' operator whether the firewall blocks it. To send fewer, set CERBERUS_SHARED_CACHE_TABLE and "
-            f"CERBERUS_SHARED_CACHE_KEY"
+            f"A firewall in front of Cerberus rejected {request} ({status} without the error body of Cerberus). It blocks IP "
+            f"addresses that send about 100 requests per hour or more. Count the requests of everything behind this NAT "
+            f"gateway, and ask the operator of Cerberus whether its address is blocked. To send fewer requests, set "
+            f"CERBERUS_SHARED_CACHE_TABLE and CERBERUS_SHARED_CACHE_KEY."
         )
     if _is_json(response) if status == 200 else own_error(response):
         return None
     return errors.CerberusUnavailable(
-        f"Cerberus is unavailable: something in front of it answered {asked} ({status} without Cerberus' JSON). If it lasts, "
-        f"check the load balancer or proxy, and CERBERUS_URL",
+        f"Cerberus is unavailable: a proxy or load balancer in front of it answered {request} ({status} "
+        f"without the JSON of Cerberus). If it persists, check the proxy, the load balancer and CERBERUS_URL.",
         status=status,
     )
 
 
 def _is_json(response: Response) -> bool:
-    """Whether the body is meant as JSON: by its beginning or its content type. It may be broken all the same."""
-    kind = response.headers.get("Content-Type", "")
+    """Return whether the body looks like JSON, by its first character or its content type. It can be invalid JSON."""
+    kind = response.headers.get("content-type", "")
     return response.body.lstrip()[:1] in (b"{", b"[") or (bool(response.body) and kind.startswith("application/json"))
 
 

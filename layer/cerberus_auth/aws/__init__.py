@@ -1,1 +1,1 @@
-"""KMS, STS, Lambda and DynamoDB, in two lanes with the same results and the same errors."""
+"""Calls to KMS, STS, Lambda and DynamoDB, by one of two clients with the same results and errors."""

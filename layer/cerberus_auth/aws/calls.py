@@ -1,7 +1,8 @@
-"""Calls to AWS: KMS, STS, Lambda and DynamoDB, in one of two lanes with the same results and the same errors.
+"""The contract of the AWS clients, and what both of them need: credentials, error codes and the choice of a client.
 
-``signed`` signs by hand and goes over our transport: the quick lane of a standard Lambda environment. ``sdk`` is boto3, for
-all that only botocore knows: profiles, SSO, FIPS and dual-stack endpoints. ``connect`` chooses.
+Two clients call KMS, STS, Lambda and DynamoDB with the same results and errors. The signed client (``signed``) signs requests
+itself and suits a standard Lambda environment. The SDK client (``sdk``) uses boto3, which supports profiles, SSO, FIPS and
+dual-stack endpoints.
 """
 
 from __future__ import annotations
@@ -21,49 +22,102 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
     class Aws(Protocol):
-        """The calls that the package makes. Each raises ``AwsRefusal``, ``CerberusUnavailable``, ``InvalidResponse``,
-        ``ConfigurationError`` (no credentials) or ``DeadlineExceeded``.
+        """The AWS calls of this package.
 
-        Where AWS refuses credentials that are not the environment's own, a call fetches others and is made once more."""
+        If AWS rejects temporary credentials that the client fetched itself, the client fetches new ones and repeats the call
+        once.
+
+        Raises
+        ------
+        AwsRefusal
+            AWS refused the request.
+        CerberusUnavailable
+            AWS did not respond, or responded with a server error.
+        InvalidResponse
+            The response is not a valid AWS response.
+        ConfigurationError
+            There are no credentials, or they are unusable.
+        DeadlineExceeded
+            The time is up.
+        """
 
         def close(self) -> None:
-            """Forget credentials, and whatever holds some: no live object refers to them any more. What comes next starts
-            anew."""
+            """Drop every object that holds credentials. The next call fetches credentials again."""
 
         def credentials(self, region: str, deadline: Deadline) -> Credentials:
-            """The credentials of this moment: the environment's, or with ``CERBERUS_ASSUME_ROLE_ARN`` those of that
-            role, asked of STS in the region when there are none."""
+            """Return the current credentials.
+
+            These are the environment's own, or with ``CERBERUS_ASSUME_ROLE_ARN`` those of that role. If there are none yet,
+            STS in ``region`` provides them.
+            """
 
         def forget_credentials(self) -> None:
-            """Fetch temporary credentials anew the next time: these were refused."""
+            """Drop the temporary credentials after AWS rejected them, so that the next call fetches new ones."""
 
         def decrypt(
             self, ciphertext: str, region: str, deadline: Deadline, *, repeat_timeouts: bool = True
         ) -> Decrypted:
-            """kms:Decrypt of a base64 ciphertext, without encryption context."""
+            """Decrypt a base64 ciphertext with kms:Decrypt, without an encryption context.
+
+            Parameters
+            ----------
+            repeat_timeouts
+                Whether to retry after a timeout.
+            """
 
         def caller_identity(self, region: str, deadline: Deadline) -> str:
-            """sts:GetCallerIdentity: the ARN of the caller."""
+            """Return the ARN of the caller (sts:GetCallerIdentity)."""
 
         def function_role(self, function_name: str, region: str, deadline: Deadline) -> str:
-            """lambda:GetFunctionConfiguration: the ARN of the function's execution role."""
+            """Return the ARN of the function's execution role (lambda:GetFunctionConfiguration)."""
 
         def seal(self, plaintext: bytes, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> str:
-            """kms:Encrypt under a key of the function's own account, in the key's region: a base64
-            ciphertext, which only a caller with the same encryption context can open."""
+            """Encrypt with kms:Encrypt, in the region of the key.
+
+            Returns
+            -------
+            str
+                The ciphertext in base64. Decrypting it requires the same encryption context.
+            """
 
         def unseal(self, ciphertext: str, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> bytes:
-            """kms:Decrypt of what ``seal`` gave; raises ``InvalidResponse`` if another key opened it."""
+            """Decrypt with kms:Decrypt what ``seal`` returned.
+
+            Raises
+            ------
+            InvalidResponse
+                KMS decrypted it with another key.
+            """
 
         def item(self, action: str, request: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
-            """A call of DynamoDB about one item, in its own terms (API reference), in the function's region. Throttling is
-            a refusal too: the policy of sharing decides how long to wait."""
+            """Call DynamoDB for one item, in the function's region.
+
+            Throttling raises ``AwsRefusal`` too: the sharing policy decides how long to wait.
+
+            Parameters
+            ----------
+            action
+                ``GetItem`` or ``PutItem``.
+            request
+                The request as in DynamoDB's API reference.
+            """
 
 
 class AwsRefusal(Exception):
-    """An AWS service refuses a request. Stays inside the package: its message is AWS's and could quote a signature.
+    """An AWS service refused a request.
 
-    ``item``: with DynamoDB's refusal of a conditional write, the item as it is, in attribute values.
+    It never leaves the package: AWS wrote its message, which can quote a signature.
+
+    Attributes
+    ----------
+    service
+        The service and its region, for example ``KMS in us-west-2``.
+    code
+        The error code.
+    message
+        The error message.
+    item
+        The current item in attribute values, if DynamoDB refused a conditional write.
     """
 
     def __init__(self, service: str, code: str, message: str, item: object = None) -> None:
@@ -74,11 +128,11 @@ class AwsRefusal(Exception):
         self.item = item
 
     def __reduce__(self) -> str:
-        raise TypeError("AWS's words stay inside the package")
+        raise TypeError("AwsRefusal cannot be pickled: its message can contain a signature")
 
 
 class Credentials:
-    """AWS credentials, masked."""
+    """AWS credentials. The repr masks them."""
 
     __slots__ = ("access_key", "secret_key", "session_token")
 
@@ -88,14 +142,14 @@ class Credentials:
         self.session_token = session_token
 
     def __reduce__(self) -> str:
-        raise TypeError("credentials are not written anywhere")
+        raise TypeError("Credentials cannot be pickled: they are secret")
 
     def __repr__(self) -> str:
         return f"<Credentials {self.access_key[:4]}***>"
 
 
 class Decrypted:
-    """The answer of kms:Decrypt: the plaintext, and the ARN of the key. Its repr shows no plaintext."""
+    """The result of kms:Decrypt: the plaintext and the ARN of the key. The repr omits the plaintext."""
 
     __slots__ = ("key_arn", "plaintext")
 
@@ -104,32 +158,47 @@ class Decrypted:
         self.key_arn = key_arn
 
     def __reduce__(self) -> str:
-        raise TypeError("a plaintext is not written anywhere")
+        raise TypeError("Decrypted cannot be pickled: its plaintext is secret")
 
     def __repr__(self) -> str:
         return f"<Decrypted by {self.key_arn}>"
 
 
 def host(service: str, region: str) -> str:
-    """The public host of a service in a region of partition ``aws`` or ``aws-cn``."""
+    """Return the public host of a service in a region of partition ``aws`` or ``aws-cn``.
+
+    Parameters
+    ----------
+    service
+        The prefix of the host, for example ``kms``.
+    region
+        The name of the region.
+    """
     return f"{service}.{region}.amazonaws.com{'.cn' if partition(region) == 'aws-cn' else ''}"
 
 
 def opened(decrypted: Decrypted, key_arn: str) -> bytes:
-    """Return the plaintext of a seal.
+    """Return the plaintext if the expected key decrypted it.
+
+    Parameters
+    ----------
+    decrypted
+        The result of kms:Decrypt.
+    key_arn
+        The ARN of the expected key.
 
     Raises
     ------
     InvalidResponse
-        KMS names another key.
+        KMS used another key.
     """
     if decrypted.key_arn != key_arn:
-        raise InvalidResponse("KMS opened the seal with another key. Check AWS_ENDPOINT_URL_KMS")
+        raise InvalidResponse(f"KMS decrypted with another key than {key_arn}. Check AWS_ENDPOINT_URL_KMS")
     return decrypted.plaintext
 
 
 def environment_credentials() -> Credentials | None:
-    """The keys in the environment, read anew each time: they may rotate."""
+    """Return the credentials in the environment variables, or None. Each call reads them again, because they can rotate."""
     access_key, secret_key = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
     if not access_key or not secret_key:
         return None
@@ -137,9 +206,19 @@ def environment_credentials() -> Credentials | None:
 
 
 def error_code(given: object) -> str:
-    """The code of a refusal as errors may quote it: without namespace and URI, ``unknown`` where it is no name of AWS' kind.
+    """Return an error code in a form that is safe to log.
 
-    It comes over the wire: a text of any other kind could forge a line of a log, or repeat a signature.
+    The code comes from the network: other text could forge a log line or repeat a signature.
+
+    Parameters
+    ----------
+    given
+        The code as received, possibly with a namespace or a URI.
+
+    Returns
+    -------
+    str
+        At most 64 letters; ``unknown`` for any other text.
     """
     code = str(given or "").rpartition("#")[2].partition(":")[0]
     return code if not code or (code.isascii() and code.isalpha() and len(code) <= _MAX_CODE) else "unknown"
@@ -147,7 +226,7 @@ def error_code(given: object) -> str:
 
 _MAX_CODE = 64
 
-# Refused for now: what is worth another attempt, of the services called here (as botocore retries).
+# Codes worth a retry, for the services called here: those that botocore retries.
 THROTTLED = frozenset(
     {
         "DependencyTimeoutException",
@@ -188,22 +267,35 @@ _CREDENTIALS = frozenset(
 
 
 def credentials_refused(refusal: AwsRefusal) -> ConfigurationError | None:
-    """The error for a refusal that concerns the credentials themselves, whatever the call was; None for any other."""
+    """Return an error if AWS rejected the credentials themselves, else None.
+
+    Parameters
+    ----------
+    refusal
+        What AWS refused.
+    """
     if refusal.code not in _CREDENTIALS:
         return None
     return ConfigurationError(
-        f"{refusal.service} does not accept the AWS credentials of this environment ({refusal.code}): see that "
-        f"AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN are of one current session, and the clock is right"
+        f"{refusal.service} rejected the AWS credentials of this environment ({refusal.code}). Check that AWS_ACCESS_KEY_ID, "
+        f"AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN belong to one session that has not expired, and check the system clock"
     )
 
 
 def connect(settings: Settings, transport: Transport) -> Aws:
-    """The lane that the settings and the environment call for.
+    """Return the AWS client that suits the settings and the environment.
+
+    Parameters
+    ----------
+    settings
+        The settings; ``CERBERUS_AWS_CLIENT`` selects a client.
+    transport
+        Sends the requests.
 
     Raises
     ------
     ConfigurationError
-        The environment needs the SDK and boto3 is not installed.
+        The environment requires boto3, and boto3 is not installed.
     """
     if settings.aws_client == "signed" or (settings.aws_client == "auto" and _standard(settings)):
         from .signed import SignedAws
@@ -215,7 +307,7 @@ def connect(settings: Settings, transport: Transport) -> Aws:
 
 
 def _standard(settings: Settings) -> bool:
-    """Whether the environment is Lambda's own kind, which the quick lane serves whole."""
+    """Tell whether the signed client supports everything that this environment asks for."""
     env = os.environ
     special = settings.profile or any(
         env.get(name, "").lower() == "true" for name in ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")

@@ -1,4 +1,4 @@
-"""The quick lane: AWS calls signed by hand, over our transport. For a standard Lambda environment."""
+"""The signed client: AWS calls with a Signature Version 4 of its own, for a standard Lambda environment."""
 
 from __future__ import annotations
 
@@ -27,12 +27,20 @@ if TYPE_CHECKING:
 
 _NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda", "dynamodb": "DynamoDB"}
 _FORM = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "Accept": "application/json"}
-# Hosts that credentials may be asked of: loopback, and the addresses of ECS and EKS (botocore's own list).
+# Besides loopback, botocore requests credentials only from these addresses (ECS and EKS).
 _CONTAINER_HOSTS = ("169.254.170.2", "169.254.170.23", "fd00:ec2::23")
 
 
 class SignedAws:
-    """See ``Aws`` for what each call does and raises."""
+    """Call AWS with requests that this class signs. ``Aws`` documents the methods.
+
+    Parameters
+    ----------
+    settings
+        The settings.
+    transport
+        Sends the requests.
+    """
 
     def __init__(self, settings: Settings, transport: Transport) -> None:
         self._settings = settings
@@ -40,18 +48,18 @@ class SignedAws:
 
     @cached_property
     def _container(self) -> Temporary:
-        from .temporary import Temporary  # not where the keys are in the environment
+        from .temporary import Temporary  # not needed with keys in the environment
 
-        return Temporary(self._ask_container)
+        return Temporary(self._fetch_container)
 
     @cached_property
     def _assumed(self) -> Temporary:
-        from .temporary import Temporary  # not where no role is assumed
+        from .temporary import Temporary  # not needed without a role to assume
 
         return Temporary(self._assume)
 
     def close(self) -> None:
-        self.forget_credentials()  # the transport is another's
+        self.forget_credentials()  # whoever made the transport closes it
 
     def credentials(self, region: str, deadline: Deadline) -> Credentials:
         return (self._assumed.get if self._settings.assume_role_arn else self._own)(region, deadline)
@@ -68,8 +76,8 @@ class SignedAws:
         if "AWS_CONTAINER_CREDENTIALS_FULL_URI" in os.environ:
             return self._container.get(region, deadline)
         raise errors.ConfigurationError(
-            "no AWS credentials in the environment: Lambda sets them by itself; elsewhere export AWS_ACCESS_KEY_ID and its "
-            "fellows, or use boto3's ways with CERBERUS_AWS_CLIENT=sdk"
+            "The environment has no AWS credentials. Outside Lambda, set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+            "AWS_SESSION_TOKEN, or set CERBERUS_AWS_CLIENT=sdk to use boto3's credential sources"
         )
 
     def decrypt(self, ciphertext: str, region: str, deadline: Deadline, *, repeat_timeouts: bool = True) -> Decrypted:
@@ -83,13 +91,13 @@ class SignedAws:
             arn = answer["GetCallerIdentityResponse"]["GetCallerIdentityResult"]["Arn"]
         except (KeyError, TypeError):
             arn = None
-        return _text(arn, "STS answers GetCallerIdentity without an ARN: see AWS_ENDPOINT_URL_STS")
+        return _text(arn, "STS returned a caller identity without an ARN. Check AWS_ENDPOINT_URL_STS")
 
     def function_role(self, function_name: str, region: str, deadline: Deadline) -> str:
         path = f"/2015-03-31/functions/{quote(function_name, safe='')}/configuration"
         answer = self._call("lambda", "GET", path, region, {}, b"", deadline)
         return _text(
-            answer.get("Role"), "Lambda answers a function's configuration without a role: see AWS_ENDPOINT_URL_LAMBDA"
+            answer.get("Role"), "Lambda returned a function configuration without a role. Check AWS_ENDPOINT_URL_LAMBDA"
         )
 
     def seal(self, plaintext: bytes, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> str:
@@ -97,7 +105,7 @@ class SignedAws:
         headers, body = _json("kms", "Encrypt", fields)
         answer = self._call("kms", "POST", "/", key_arn.split(":")[3], headers, body, deadline)
         return _text(
-            answer.get("CiphertextBlob"), "KMS answers an Encrypt without ciphertext: see AWS_ENDPOINT_URL_KMS"
+            answer.get("CiphertextBlob"), "KMS returned no ciphertext for kms:Encrypt. Check AWS_ENDPOINT_URL_KMS"
         )
 
     def unseal(self, ciphertext: str, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> bytes:
@@ -143,7 +151,7 @@ class SignedAws:
 
         name = f"{_NAMES[service]} in {region}"
 
-        def once() -> dict[str, Any]:
+        def send() -> dict[str, Any]:
             response = self._transport.request(
                 name,
                 method,
@@ -154,17 +162,17 @@ class SignedAws:
                 transient=transient or _transient,
                 repeat_timeouts=repeat_timeouts,
             )
-            return _answer(response, service, name)
+            return _parsed(response, service, name)
 
-        source = self._temporary(own)
+        source = self._source(own)
         if source is None:
-            return once()
+            return send()
         from .temporary import renewing
 
-        return renewing(source, once)
+        return renewing(source, send)
 
-    def _temporary(self, own: bool) -> Temporary | None:
-        """Where a call's credentials come from, if not from the environment."""
+    def _source(self, own: bool) -> Temporary | None:
+        """Return the source that can fetch new credentials, or None if they are in the environment variables."""
         if self._settings.assume_role_arn and not own:
             return self._assumed
         return None if environment_credentials() else self._container
@@ -187,15 +195,16 @@ class SignedAws:
                 return Credentials(*keys), float(given["Expiration"])
             except (KeyError, TypeError, ValueError):
                 pass
-            raise errors.InvalidResponse("STS answers AssumeRole without credentials: see AWS_ENDPOINT_URL_STS")
+            raise errors.InvalidResponse("STS returned no credentials for sts:AssumeRole. Check AWS_ENDPOINT_URL_STS")
 
-    def _ask_container(self, region: str, deadline: Deadline) -> tuple[Credentials, float]:
+    def _fetch_container(self, region: str, deadline: Deadline) -> tuple[Credentials, float]:
         url = os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"]
         parts = urlsplit(url)
         name = parts.hostname or ""
         if parts.scheme != "https" and not (parts.scheme == "http" and (is_loopback(name) or name in _CONTAINER_HOSTS)):
             raise errors.ConfigurationError(
-                "AWS_CONTAINER_CREDENTIALS_FULL_URI must be https, or a loopback or link-local host"
+                f"AWS_CONTAINER_CREDENTIALS_FULL_URI names {parts.scheme}://{name}, which is not allowed. Set an https URL, or "
+                f"plain http with a loopback host or one of {', '.join(_CONTAINER_HOSTS)}"
             )
 
         def headers() -> dict[str, str]:
@@ -205,23 +214,27 @@ class SignedAws:
                     with open(path, encoding="ascii") as file:
                         token = file.read().strip()
                 except (OSError, ValueError):
-                    raise errors.ConfigurationError("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE cannot be read") from None
+                    raise errors.ConfigurationError(
+                        f"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: {path} cannot be read. Check the path and its permissions"
+                    ) from None
             return {"Authorization": token} if token else {}
 
-        source = "the container credentials endpoint"
+        source = "The container credentials endpoint"
         response = self._transport.request(source, "GET", url, deadline, headers=headers, direct=True)
         answer = response.json_object() or {}
         access_key, secret_key, session_token = (answer.get(key) for key in ("AccessKeyId", "SecretAccessKey", "Token"))
         if response.status != 200 or not (isinstance(access_key, str) and isinstance(secret_key, str)):
-            raise errors.InvalidResponse(f"{source} answers {response.status} without credentials")
+            raise errors.InvalidResponse(
+                f"{source} returned no credentials ({response.status}). Check AWS_CONTAINER_CREDENTIALS_FULL_URI"
+            )
         try:
             end = datetime.fromisoformat(f"{str(answer.get('Expiration'))[:19]}+00:00").timestamp()
         except ValueError:
-            end = 0  # no end given: ask again next time
+            end = 0  # no expiration: fetch again for the next call
         return Credentials(access_key, secret_key, session_token if isinstance(session_token, str) else None), end
 
 
-# How the services of JSON protocols are called: AWS' own models of them.
+# The target prefix and the JSON version of each service, from AWS's service models.
 _TARGETS = {"kms": ("TrentService", "1.1"), "dynamodb": ("DynamoDB_20120810", "1.0")}
 
 
@@ -234,14 +247,18 @@ def _json(service: str, action: str, fields: Mapping[str, Any]) -> tuple[dict[st
 def _decrypted(answer: Mapping[str, Any]) -> Decrypted:
     plaintext, key_arn = answer.get("Plaintext"), answer.get("KeyId")
     if not isinstance(plaintext, str) or not isinstance(key_arn, str):
-        raise errors.InvalidResponse("KMS answers a Decrypt without plaintext or key: see AWS_ENDPOINT_URL_KMS")
+        raise errors.InvalidResponse(
+            "KMS returned a response without plaintext or key for kms:Decrypt. Check AWS_ENDPOINT_URL_KMS"
+        )
     try:
         return Decrypted(b64decode(plaintext, validate=True), key_arn)
     except ValueError:
-        raise errors.InvalidResponse("KMS answers a plaintext that is not base64: see AWS_ENDPOINT_URL_KMS") from None
+        raise errors.InvalidResponse(
+            "KMS returned a plaintext that is not base64. Check AWS_ENDPOINT_URL_KMS"
+        ) from None
 
 
-def _answer(response: Response, service: str, name: str) -> dict[str, Any]:
+def _parsed(response: Response, service: str, name: str) -> dict[str, Any]:
     answer = response.json_object()
     if response.status == 200 and answer is not None:
         return answer
@@ -249,8 +266,8 @@ def _answer(response: Response, service: str, name: str) -> dict[str, Any]:
         message = (answer or {}).get("message") or (answer or {}).get("Message") or ""
         raise AwsRefusal(name, code, str(message), (answer or {}).get("Item"))
     raise errors.InvalidResponse(
-        f"{name} answers {response.status} with something that is not AWS's JSON: see what stands between (a proxy, "
-        f"AWS_ENDPOINT_URL_{service.upper()})"
+        f"{name} returned a response that is not from AWS ({response.status}). Check proxies, and "
+        f"AWS_ENDPOINT_URL_{service.upper()}"
     )
 
 
@@ -260,18 +277,18 @@ def _transient(response: Response) -> str:
 
 
 def _error_code(response: Response, answer: dict[str, Any] | None) -> str:
-    """The code of a refusal, as each protocol spells it: ``__type`` (JSON), a header (REST), ``Error.Code`` (query)."""
+    """Return the error code: ``__type`` in the JSON protocol, a header in REST, ``Error.Code`` in the query protocol."""
     if response.status == 200 or answer is None:
         return ""
     nested = answer.get("Error")
     return error_code(
         answer.get("__type")
-        or response.headers.get("x-amzn-ErrorType")
+        or response.headers.get("x-amzn-errortype")
         or (nested.get("Code") if isinstance(nested, dict) else "")
     )
 
 
-def _text(value: Any, otherwise: str) -> str:
+def _text(value: Any, message: str) -> str:
     if not isinstance(value, str) or not value:
-        raise errors.InvalidResponse(otherwise)
+        raise errors.InvalidResponse(message)
     return value

@@ -1,4 +1,4 @@
-"""Temporary credentials: kept until near their end. And those of a role that is assumed first."""
+"""Temporary credentials: kept until shortly before they expire, and fetched again when AWS rejects them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-    class Forgetful(Protocol):
-        """Keeps credentials that can be fetched anew."""
+    class Source(Protocol):
+        """A source of credentials that it can fetch again."""
 
         def forget(self) -> None:
-            """Fetch them anew the next time."""
+            """Drop the credentials, so that the next call fetches new ones."""
 
 
 ROLE_SESSION_NAME = "cerberus-auth"
-_RENEW_SECONDS = 300  # fetched anew this long before their end
+_RENEW_SECONDS = 300  # fetched again this long before they expire
 
 
 class Temporary:
-    """Credentials with an end, fetched when first needed and again near that end.
+    """Credentials that expire. They are fetched on first use, and again shortly before they expire.
 
     Parameters
     ----------
     fetch
-        Gives credentials and their end, in seconds since the epoch; an end of 0 has them fetched each time.
+        Returns credentials and their expiration in seconds since the epoch. An expiration of 0 means: fetch for each call.
     """
 
     __slots__ = ("_fetch", "_held")
@@ -46,24 +46,39 @@ class Temporary:
         self._held: tuple[Credentials, float] | None = None
 
     def get(self, region: str, deadline: Deadline) -> Credentials:
-        """The credentials of this moment, whatever ``fetch`` raises."""
+        """Return the current credentials. Errors of ``fetch`` pass through.
+
+        Parameters
+        ----------
+        region
+            Passed to ``fetch``.
+        deadline
+            Passed to ``fetch``.
+        """
         held = self._held
         if held is None or time.time() > held[1] - _RENEW_SECONDS:
             held = self._held = self._fetch(region, deadline)
         return held[0]
 
     def forget(self) -> None:
-        """Fetch them anew the next time: these were refused."""
+        """Drop the credentials, so that the next call fetches new ones."""
         self._held = None
 
 
-def renewing(source: Forgetful | None, call: Callable[[], T]) -> T:
-    """Call; where AWS refuses the credentials themselves, and a source gives others, call once more with those.
+def renewing(source: Source | None, call: Callable[[], T]) -> T:
+    """Make a call. If AWS rejects the credentials, drop them and repeat the call once.
+
+    Parameters
+    ----------
+    source
+        Where the credentials come from; None means that they cannot be fetched again.
+    call
+        The call to make. It gets its credentials from ``source``.
 
     Raises
     ------
     AwsRefusal
-        See ``AwsRefusal``.
+        AWS refused the call, or rejected the new credentials too.
     """
     try:
         return call()
@@ -76,12 +91,19 @@ def renewing(source: Forgetful | None, call: Callable[[], T]) -> T:
 
 @contextmanager
 def assuming(role_arn: str, deadline: Deadline) -> Iterator[None]:
-    """Around sts:AssumeRole: errors tell of that step, and a refusal tells of the two policies it needs.
+    """Wrap a call of sts:AssumeRole: errors name this step, and a refusal shows the two policies that it requires.
+
+    Parameters
+    ----------
+    role_arn
+        The role to assume.
+    deadline
+        The deadline of the call.
 
     Raises
     ------
     ConfigurationError
-        STS refuses.
+        STS refused the call.
     """
     with deadline.step("sts:AssumeRole"):
         try:
@@ -93,11 +115,11 @@ def assuming(role_arn: str, deadline: Deadline) -> Iterator[None]:
 def _refused(refusal: AwsRefusal, role_arn: str) -> errors.ConfigurationError:
     if not refusal.code.startswith("AccessDenied"):
         return errors.ConfigurationError(
-            f"{refusal.service} refuses to assume CERBERUS_ASSUME_ROLE_ARN ({refusal.code}): see that {role_arn} is a role"
+            f"{refusal.service} refused to assume {role_arn} ({refusal.code}). Check that CERBERUS_ASSUME_ROLE_ARN names a role"
         )
     allow = json.dumps({"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": role_arn})
     trust = json.dumps({"Effect": "Allow", "Principal": {"AWS": "<execution role>"}, "Action": "sts:AssumeRole"})
     return errors.ConfigurationError(
-        f"{refusal.service} does not let the function assume CERBERUS_ASSUME_ROLE_ARN ({refusal.code}). Two policies must: the "
-        f"function's execution role needs {allow}, and the trust policy of {role_arn} needs {trust}"
+        f"{refusal.service} does not let the function assume {role_arn} ({refusal.code}). Check CERBERUS_ASSUME_ROLE_ARN. Add "
+        f"{allow} to a policy of the function's execution role, and {trust} to the trust policy of {role_arn}"
     )

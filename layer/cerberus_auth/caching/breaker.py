@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from ..deadline import Moment, Pause, jitter
-from ..errors import CerberusUnavailable, is_outage, wanted_pause
+from ..errors import CerberusUnavailable, is_outage, requested_pause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,13 +83,13 @@ class Breaker:
         with self._lock:
             if flight.began.is_before(self._since):
                 return True  # it was under way when all was forgotten
-            if self._error is None and error.step == "read" and error.status >= 500 and not error.is_fleetwide:
+            if self._error is None and error.step == "read" and error.status >= 500 and not error.other_paths_fail:
                 self._paths.add(key)
                 if len(self._paths) == 1:
                     return False
             if not (self._error is not None and self._pause.lasts()):  # otherwise another flight has said so
                 seconds = min(_LONGEST_SECONDS, _FIRST_SECONDS * _GROWTH ** min(self._count, 9))
-                seconds = max(seconds * (1 - _JITTER * jitter()), wanted_pause(error))
+                seconds = max(seconds * (1 - _JITTER * jitter()), requested_pause(error))
                 self._pause = Pause(seconds)
                 self._count += 1
                 self._looks.clear()

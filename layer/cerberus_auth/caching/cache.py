@@ -74,7 +74,7 @@ class Cache:
         self._failures: MutableMapping[Hashable, _Failure] = {}
         self._frozen: set[Hashable] = set()  # whose last flight was abandoned
         self.early = jitter()
-        self.renewed_beside = False  # whether an extension refreshes what is due, so that no caller has to
+        self.renewed_by_extension = False  # whether an extension refreshes what is due, so that no caller has to
 
     def forget(self) -> None:
         """Forget all values and failures; what is under way is not kept."""
@@ -126,7 +126,9 @@ class Cache:
             with self._lock:
                 kept = self.kept.get(key)
                 stage = terms.stage(kept)
-                if kept is not None and (stage == FRESH or (stage == DUE and self.renewed_beside and not renewing)):
+                if kept is not None and (
+                    stage == FRESH or (stage == DUE and self.renewed_by_extension and not renewing)
+                ):
                     return kept
                 usable = kept if stage < GONE else None
                 joined = self._under_way(key)

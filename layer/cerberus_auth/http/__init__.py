@@ -1,1 +1,1 @@
-"""HTTPS on http.client: deadlines, retries, kept connections, proxies."""
+"""HTTPS on sockets: deadlines, retries, kept connections, proxies."""

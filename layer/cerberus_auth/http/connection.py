@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import _thread
 import errno
-import http.client
-import io
-import re
 import select
 import socket
 import ssl
@@ -14,6 +11,9 @@ import sys
 import time
 
 from ..deadline import Deadline
+from ..errors import InvalidResponse
+from .message import Answer, request_head
+from .retry import NoAnswer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _IDLE_SECONDS = 20  # NAT gateways and load balancers drop idle connections without a word; after this we open a new one
 _MAX_SECONDS = 60  # a connection's age: names move, and a restored snapshot holds what nobody answers any more
 _NOBODY: object = object()
+_RECEIVE_BYTES = 1 << 14  # one TLS record
 _MAX_HANGING = 4  # look-ups of one name that nobody waits for any more, each in a thread
 
 
@@ -107,23 +108,18 @@ def interruption(error: BaseException | None, before: BaseException | None) -> B
     return None
 
 
-class _Answer(http.client.HTTPResponse):
-    """An answer whose errors do not quote it: tools that trace http.client, such as X-Ray's, record their texts."""
+class Connection:
+    """A connection whose every wait is bounded by a deadline, tunnelled through a proxy if there is one.
 
-    def begin(self) -> None:
-        try:
-            super().begin()
-        except http.client.RemoteDisconnected:
-            raise
-        except http.client.HTTPException as error:
-            raise http.client.HTTPException(type(error).__name__) from None
-
-
-class Connection(http.client.HTTPConnection):
-    """A connection whose every wait is bounded by a deadline, tunnelled through a proxy if there is one."""
-
-    debuglevel = 0  # whoever sets that of http.client's own class has every header printed
-    response_class = _Answer
+    Attributes
+    ----------
+    deadline
+        Bounds every wait; set anew for each request.
+    pool
+        The transport's connections that this one may join.
+    answering
+        Whether a byte of the answer to the last request has come.
+    """
 
     def __init__(
         self, host: str, port: int, deadline: Deadline, tls: ssl.SSLContext | None, proxy: str | None, names: Names
@@ -131,51 +127,56 @@ class Connection(http.client.HTTPConnection):
         self.origin = ("http" if tls is None else "https", host, port)
         self.deadline = deadline
         self.pool: object = None
-        """Where it may be kept."""
         self.answering = False
-        """Whether a byte of the answer to the last request has come."""
         self._tls = tls
+        self._proxy = proxy
         self._names = names
-        if proxy is None:
-            super().__init__(host, port)
-        else:
-            from .proxy import proxy_url, tunnel_headers
-
-            parts = proxy_url(proxy)
-            super().__init__(parts.hostname or "", parts.port or 80)
-            self.set_tunnel(host, port, tunnel_headers(parts))
-        self._tunnels = proxy is not None
+        self._socket: socket.socket | None = None
         self._opened = self._rested = (0.0, 0.0)
 
     def connect(self) -> None:
-        """Connect within the deadline, and agree on TLS."""
-        raw = self._tcp()
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = _BoundedSocket(raw, self)
-        if self._tunnels:
-            try:
-                self._tunnel()  # type: ignore[attr-defined]  # http.client's own
-            except OSError as error:
-                refused = re.match(r"Tunnel connection failed: (\d{3})", str(error))
-                raise OSError(errno.EACCES, f"the proxy answers {refused[1]}") if refused else error from None
+        """Connect within the deadline, through the proxy if there is one, and agree on TLS."""
+        _, host, port = self.origin
+        if self._proxy is None:
+            self._socket = self._tcp(host, port)
+        else:
+            self._tunnel(self._proxy)
         if self._tls is not None:
+            raw = self._open()
             raw.settimeout(self.deadline.check("connecting"))
-            name = self.origin[1].encode("ascii")
-            secured = self._tls.wrap_socket(raw, server_hostname=name, do_handshake_on_connect=False)
-            self.sock = _BoundedSocket(secured, self)  # first: what is interrupted in the handshake is closed
+            # Kept before the handshake: close() must reach it when a signal handler interrupts.
+            self._socket = secured = self._tls.wrap_socket(
+                raw, server_hostname=host.encode("ascii"), do_handshake_on_connect=False
+            )
             secured.do_handshake()
         self._opened = (time.monotonic(), time.time())
 
-    def _tcp(self) -> socket.socket:
+    def _tunnel(self, proxy: str) -> None:
+        from .proxy import proxy_url, tunnel_headers
+
+        parts = proxy_url(proxy)
+        self._socket = self._tcp(parts.hostname or "", parts.port or 80)
+        _, host, port = self.origin
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.send(memoryview(request_head("CONNECT", target, {"Host": target, **tunnel_headers(parts)}, None)))
+        try:
+            status = Answer(self.receive, "the proxy").status
+        except (InvalidResponse, NoAnswer):
+            raise OSError(errno.EPROTO, "the proxy does not speak HTTP/1.1") from None
+        if status != 200:
+            raise OSError(errno.EACCES, f"the proxy answers {status}")
+
+    def _tcp(self, host: str, port: int) -> socket.socket:
         before = sys.exception()
         failure: OSError = OSError("the name has no address")
-        found = self._names.addresses(self.host, self.port, self.deadline)
+        found = self._names.addresses(host, port, self.deadline)
         for tried, (family, kind, protocol, _, address) in enumerate(found):
             raw = socket.socket(family, kind, protocol)
             try:
                 # A share for each address: the first may be that of a zone that is down.
                 raw.settimeout(self.deadline.check("connecting") / (len(found) - tried))
                 raw.connect(address)
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return raw
             except BaseException as error:
                 raw.close()
@@ -184,81 +185,45 @@ class Connection(http.client.HTTPConnection):
                 failure = error
         raise failure
 
+    def send(self, data: memoryview) -> None:
+        """Send all of it. The repr of a view shows no token, so no dump of a frame does."""
+        connected = self._open()
+        connected.settimeout(self.deadline.check("sending"))
+        connected.sendall(data)
+
+    def receive(self) -> bytes:
+        """Return the next bytes; none after the other side closed the connection."""
+        connected = self._open()
+        connected.settimeout(self.deadline.check("reading"))
+        data = connected.recv(_RECEIVE_BYTES)
+        if data:
+            self.answering = True
+        return data
+
+    def close(self) -> None:
+        """Close it, at any time and any number of times."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def rested(self) -> None:
         """Note when the connection went idle."""
         self._rested = (time.monotonic(), time.time())
 
     def usable(self) -> bool:
-        """Whether the connection is young enough, and silent: one that can be read from while idle was closed."""
-        if (
-            not isinstance(self.sock, _BoundedSocket)
-            or _since(self._rested) > _IDLE_SECONDS
-            or _since(self._opened) > _MAX_SECONDS
-        ):
+        """Tell whether it is young enough, and silent: an idle connection that can be read from was closed."""
+        if self._socket is None or _since(self._rested) > _IDLE_SECONDS or _since(self._opened) > _MAX_SECONDS:
             return False
-        poll = select.poll()  # not select.select, which knows no descriptor over 1023
-        poll.register(self.sock.fileno(), select.POLLIN)
-        return not poll.poll(0) and not self.sock.pending()
+        poll = select.poll()  # select.select() takes no descriptor over 1023
+        poll.register(self._socket.fileno(), select.POLLIN)
+        return not poll.poll(0) and not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending())
+
+    def _open(self) -> socket.socket:
+        if self._socket is None:
+            raise OSError(errno.ENOTCONN, "the connection is closed")
+        return self._socket
 
 
 def _since(moment: tuple[float, float]) -> float:
     """Seconds since a moment, by the clock that says more: a frozen container stops the monotonic one."""
     return max(time.monotonic() - moment[0], abs(time.time() - moment[1]))
-
-
-class _BoundedSocket:
-    """The part of a socket that http.client uses, each wait bounded by what is left of the connection's deadline."""
-
-    def __init__(self, raw: socket.socket, connection: Connection) -> None:
-        self._raw = raw
-        self._connection = connection
-        self._readers = 0
-        self._closed = False
-
-    def sendall(self, data: bytes) -> None:
-        self._raw.settimeout(self._connection.deadline.check("sending"))
-        self._raw.sendall(data)
-
-    def recv_into(self, buffer: bytearray | memoryview) -> int:
-        self._raw.settimeout(self._connection.deadline.check("reading"))
-        count = self._raw.recv_into(buffer)
-        if count:
-            self._connection.answering = True
-        return count
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        self._readers += 1
-        return io.BufferedReader(_BoundedReader(self))
-
-    def fileno(self) -> int:
-        return self._raw.fileno()
-
-    def pending(self) -> int:
-        """Bytes that TLS has decrypted and nobody has read."""
-        return self._raw.pending() if isinstance(self._raw, ssl.SSLSocket) else 0
-
-    def close(self) -> None:
-        """Close once the answers are read: http.client closes before it reads one that ends with its connection."""
-        self._closed = True
-        if not self._readers:
-            self._raw.close()
-
-    def release(self) -> None:
-        """A reader is closed."""
-        self._readers -= 1
-        if self._closed:
-            self.close()
-
-
-class _BoundedReader(io.RawIOBase):
-    def __init__(self, socket: _BoundedSocket) -> None:
-        self._socket = socket
-        self.readinto = socket.recv_into  # type: ignore[method-assign,assignment]  # saves a call for each
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        if not self.closed:
-            self._socket.release()
-        super().close()

@@ -1,11 +1,24 @@
-"""Proxies: which requests go through one, and how.
+"""Proxies: which requests use one, and how.
 
-https goes through ``HTTPS_PROXY`` (an ``http://`` proxy, with ``user:password@`` if it wants them) by ``CONNECT``, so
-that it learns the host and port and nothing else. Never through it go plain http (which is for loopback hosts only), loopback
-hosts, the endpoint of container credentials, and what ``NO_PROXY`` names: hosts by comma, each of them with all below it
-(``example.com``, ``.example.com`` and ``*.example.com`` are the same), with ``:port`` for that port only, ``*`` for all.
-Also addresses and ranges of them, for hosts that are given as addresses: ``10.0.0.0/8``, ``fd00::/8``, ``::1``, ``[::1]:8443``.
-``HTTP_PROXY`` and ``ALL_PROXY`` are not read. Of a variable in both spellings, the lower-case one counts.
+https requests use ``HTTPS_PROXY`` by ``CONNECT``: an ``http://`` proxy, optionally with ``user:password@``. The proxy sees the
+host and the port only. These requests never use it:
+
+- plain http, which is for loopback hosts only
+- loopback hosts
+- the container credentials endpoint
+- hosts in ``NO_PROXY``
+
+``NO_PROXY`` is a list of entries separated by commas. ``*`` matches every host.
+
+==========================================================  =====================================================
+entry                                                       matches
+==========================================================  =====================================================
+``example.com``, ``.example.com`` or ``*.example.com``      this host and its subdomains
+``example.com:8443``                                        the same, on this port only
+``10.0.0.0/8``, ``fd00::/8``, ``::1`` or ``[::1]:8443``     hosts that are given as an address in this range
+==========================================================  =====================================================
+
+``HTTP_PROXY`` and ``ALL_PROXY`` are ignored. If a variable is set in both cases, the lower-case one applies.
 """
 
 from __future__ import annotations
@@ -23,7 +36,17 @@ if TYPE_CHECKING:
 
 
 def proxy_for(settings: Settings, host: str, port: int) -> str | None:
-    """The proxy that https to this host goes through, if any."""
+    """Return the URL of the proxy for https requests to a host, or None.
+
+    Parameters
+    ----------
+    settings
+        The settings with the proxy variables.
+    host
+        The host's name or address.
+    port
+        The port.
+    """
     if not settings.proxy or is_loopback(host):
         return None
     host = host.lower()
@@ -37,7 +60,7 @@ def proxy_for(settings: Settings, host: str, port: int) -> str | None:
 
 
 def _split(entry: str) -> tuple[str, str]:
-    """The host and the port of an entry; an IPv6 address has brackets around it where it has a port."""
+    """Split an entry into host and port. An IPv6 address with a port needs brackets."""
     if entry.startswith("["):
         name, _, rest = entry[1:].partition("]")
         return name, rest.removeprefix(":")
@@ -52,10 +75,10 @@ def _is_below(host: str, name: str) -> bool:
 
 
 def _is_in(host: str, addresses: str) -> bool:
-    """Whether a host is an address that an entry names, or of the range that it names."""
+    """Tell whether a host is an address within the entry's address or range."""
     if ":" not in addresses and "/" not in addresses:
         return False
-    from ipaddress import ip_address, ip_network  # not where no entry needs it
+    from ipaddress import ip_address, ip_network  # needed for addresses only
 
     try:
         return ip_address(host) in ip_network(addresses, strict=False)
@@ -64,12 +87,24 @@ def _is_in(host: str, addresses: str) -> bool:
 
 
 def proxy_url(proxy: str) -> SplitResult:
-    """The parts of a proxy's URL, which may come without its scheme."""
+    """Parse a proxy's URL.
+
+    Parameters
+    ----------
+    proxy
+        The URL, with or without ``http://``.
+    """
     return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
 
 
 def tunnel_headers(proxy: SplitResult) -> dict[str, str]:
-    """What a proxy wants to see besides the host: who asks, where its URL says that."""
+    """Return the headers for a ``CONNECT`` request: the credentials, if the proxy's URL has some.
+
+    Parameters
+    ----------
+    proxy
+        The parts of the proxy's URL.
+    """
     if not proxy.username:
         return {}
     credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()

@@ -1,4 +1,4 @@
-"""Attempts: what one of them brought, and whether another follows."""
+"""Retries with exponential backoff and jitter, within a deadline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_RETRY_AFTER_SECONDS = 60.0
 
 
 class NoAnswer(Exception):
-    """One attempt brought no answer, or a transient one. Stays inside the package."""
+    """One attempt failed in a way that is worth a retry. It never leaves the package."""
 
     def __init__(self, reason: str, *, timed_out: bool = False, status: int = 0, retry_after: float = 0) -> None:
         super().__init__(reason)
@@ -34,17 +34,25 @@ class NoAnswer(Exception):
 def with_retries(
     once: Callable[[], T], service: str, attempts: int, deadline: Deadline, repeat_timeouts: bool = True
 ) -> T:
-    """Call ``once`` until it does not raise ``NoAnswer``, with full jitter between, while attempts and time are left.
+    """Make a call, and repeat it with backoff and full jitter while it raises ``NoAnswer``.
 
     Parameters
     ----------
+    once
+        Makes one attempt.
+    service
+        The name of the service, for messages.
     attempts
-        How many, where the deadline says no other number.
+        The maximum of attempts, unless the deadline sets its own.
+    deadline
+        When the time is up.
+    repeat_timeouts
+        Whether to retry after a timeout.
 
     Raises
     ------
     CerberusUnavailable
-        No answer after the attempts allowed, or none can follow within the time left.
+        Every attempt failed, or too little time is left for the next one.
     DeadlineExceeded
         The time is up.
     """
@@ -52,7 +60,7 @@ def with_retries(
     for attempt in range(1, attempts + 1):
         if deadline.before_attempt is not None:
             deadline.before_attempt()
-        deadline.check(f"asking {service}")
+        deadline.check(f"calling {service}")
         try:
             return once()
         except NoAnswer as failure:
@@ -65,21 +73,32 @@ def with_retries(
             break
         time.sleep(pause)
     raise CerberusUnavailable(
-        f"{service} is unavailable: {cause} (attempt {attempt} of {attempts}). If it lasts, see whether that service is "
-        f"healthy and the function's network (VPC, security group, NAT, endpoint, proxy) reaches it",
+        f"{service} is unavailable: {cause} (attempt {attempt} of {attempts}). If it lasts, check the service, and the "
+        f"network path to it (VPC, security group, NAT, endpoint, proxy)",
         status=status,
         retry_after=retry_after,
     )
 
 
 def retry_after(value: str) -> float:
-    """The seconds that a ``Retry-After`` header asks for, given so or as a date: from 0 to 60. 0 where it is neither."""
+    """Return the seconds that a ``Retry-After`` header asks for.
+
+    Parameters
+    ----------
+    value
+        The header's value: a number of seconds or a date.
+
+    Returns
+    -------
+    float
+        From 0 to 60; 0 for any other value.
+    """
     if not value:
         return 0
     if value.isascii() and value.isdigit():
         seconds = float(value[:6])
     else:
-        from email.utils import parsedate_to_datetime  # not where no such header comes
+        from email.utils import parsedate_to_datetime  # needed for dates only
 
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
@@ -89,7 +108,18 @@ def retry_after(value: str) -> float:
 
 
 def reason(error: BaseException) -> str:
-    """What to tell of an error: system and TLS errors by their own names; never text that came over the wire."""
+    """Return the cause of a network error for messages, without any text that came over the network.
+
+    Parameters
+    ----------
+    error
+        The error.
+
+    Returns
+    -------
+    str
+        The reason of a TLS error, the text of a system error, else the class's name.
+    """
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or type(error).__name__}"
     if isinstance(error, OSError) and error.errno is not None:

@@ -1,4 +1,4 @@
-"""HTTPS for the whole package, on http.client.
+"""HTTPS for the whole package.
 
 Connections are kept and checked before reuse; one TLS context serves all; every wait on a socket gets only what is left of
 the request's time, so that a server which drips cannot stretch it, nor a name server; redirects are never followed.
@@ -6,7 +6,6 @@ the request's time, so that a server which drips cannot stretch it, nor a name s
 
 from __future__ import annotations
 
-import http.client
 import json
 import ssl
 import sys
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from ..deadline import Deadline
 from ..errors import CerberusUnavailable, DeadlineExceeded, InvalidResponse
 from .connection import Connection, Names, interruption
+from .message import Answer, request_head
 from .retry import NoAnswer, reason, retry_after, with_retries
 from .tls import tls_context
 
@@ -56,7 +56,7 @@ class Response:
     __slots__ = ("body", "ends_with_connection", "headers", "status")
 
     def __init__(
-        self, status: int, headers: http.client.HTTPMessage, body: bytes, ends_with_connection: bool = False
+        self, status: int, headers: Mapping[str, str], body: bytes, ends_with_connection: bool = False
     ) -> None:
         self.status = status
         self.headers = headers
@@ -186,7 +186,7 @@ class Transport:
                 direct=direct,
             )
             if reason := transient(response):
-                after = retry_after(response.headers.get("Retry-After", ""))
+                after = retry_after(response.headers.get("retry-after", ""))
                 raise NoAnswer(reason, status=response.status, retry_after=after)
             return response
 
@@ -245,34 +245,30 @@ class Transport:
     ) -> Response | None:
         """The answer; None where a kept connection turns out to be closed."""
         before = sys.exception()
-        answer: http.client.HTTPResponse | None = None
         reusable = False
         try:
             connection.answering = False
-            connection.request(method, target, body, headers)
+            connection.send(memoryview(request_head(method, target, headers, body) + (body or b"")))
             self._sent(service, target)
-            answer = connection.getresponse()
-            if answer.status < 200:  # the answer proper would be taken for that of the next request
-                raise InvalidResponse(f"{service} sends an interim answer ({answer.status}), which nobody asked for")
+            answer = Answer(connection.receive, service)
+            if answer.status < 200:  # the final answer would be taken for that of the next request
+                raise InvalidResponse(
+                    f"{service} sent an interim answer that was not requested ({answer.status}). "
+                    f"Check the proxy or load balancer in front of it."
+                )
             if 300 <= answer.status < 400:
                 raise CerberusUnavailable(
-                    f"{service} redirects ({answer.status}), which is never followed: set its URL to where it really is",
+                    f"{service} redirects ({answer.status}). Redirects are not followed: set its URL to the final address.",
                     status=answer.status,
                 )
-            if answer.headers.get("Content-Encoding", "identity") != "identity":
+            if answer.headers.get("content-encoding", "identity") != "identity":
                 raise InvalidResponse(
-                    f"{service} answers compressed though asked not to: see what stands in front of it"
+                    f"{service} sent a compressed answer that was not requested. "
+                    f"Check the proxy or load balancer in front of it."
                 )
-            ends_with_connection = answer.length is None and not answer.chunked
-            content = answer.read(max_body_bytes + 1)
-            if len(content) > max_body_bytes:
-                raise InvalidResponse(
-                    f"{service} answers more than {max_body_bytes} bytes: see whether the URL is right"
-                )
-            if answer.length:
-                raise NoAnswer("the connection was closed in mid-answer")
-            reusable = not answer.will_close
-            return Response(answer.status, answer.headers, content, ends_with_connection)
+            content = answer.read(max_body_bytes)
+            reusable = answer.keeps_connection
+            return Response(answer.status, answer.headers, content, answer.ends_with_connection)
         except Exception as error:
             interrupted = interruption(error, before)
             if interrupted is None and kept and not connection.answering and _is_broken(error):
@@ -281,8 +277,6 @@ class Transport:
             if kept and isinstance(failure, NoAnswer) and failure.timed_out:
                 self._forget(connection.origin)  # what became of one may have become of all
         finally:
-            if answer is not None:
-                answer.close()
             if reusable:
                 self._keep(connection)
             else:
@@ -325,9 +319,7 @@ class Transport:
         except BaseException as error:
             connection.close()
             interrupted = interruption(error, before)
-            if interrupted is None and not isinstance(
-                error, OSError | ValueError | http.client.HTTPException | DeadlineExceeded
-            ):
+            if interrupted is None and not isinstance(error, OSError | ValueError | DeadlineExceeded):
                 raise
             failure = interrupted or _no_connection(error, service, limit, proxy is not None)
         if isinstance(failure, NoAnswer) and failure.timed_out:
@@ -387,12 +379,10 @@ def _failure(error: Exception, service: str, deadline: Deadline) -> Exception:
     """What an error of a request means to who asked."""
     if isinstance(error, TimeoutError | DeadlineExceeded):
         return NoAnswer(f"no whole answer within {deadline.seconds:.3g} s", timed_out=True)
-    if isinstance(error, http.client.IncompleteRead):
-        return NoAnswer("the connection was closed in mid-answer")
     if isinstance(error, OSError):
         return NoAnswer(f"the connection broke ({reason(error)})")
-    if isinstance(error, http.client.HTTPException | ValueError):
-        return InvalidResponse(f"{service} does not answer in HTTP ({_name(error)})")
+    if isinstance(error, ValueError):
+        return InvalidResponse(f"The request to {service} was not sent: {error}.")
     return error
 
 
@@ -408,7 +398,3 @@ def _no_connection(error: BaseException, service: str, deadline: Deadline, proxi
         why = f" ({error.strerror})" if isinstance(error, TimeoutError) and error.strerror else ""
         return NoAnswer(f"no connection within {deadline.seconds:.3g} s{why}", timed_out=True)
     return NoAnswer(f"no connection{' through HTTPS_PROXY' * proxied} ({reason(error)})")
-
-
-def _name(error: Exception) -> str:
-    return str(error) if type(error) is http.client.HTTPException else type(error).__name__

@@ -1,1 +1,1 @@
-"""What Lambda and the operating system do to the process."""
+"""Reactions to Lambda and the operating system: prefetch, fork, snapshot, freeze and renewal."""

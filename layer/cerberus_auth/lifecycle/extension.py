@@ -1,7 +1,7 @@
-"""An internal Lambda extension: renews beside or after the handler, in time that no invocation waits for.
+"""An internal Lambda extension that renews tokens and secrets while the handler runs, so that no invocation waits for it.
 
-Lambda freezes the process when the handler *and every extension* are done, so a renewal in an extension is never frozen in
-mid-request. The API is Lambda's (Developer Guide, "Lambda Extensions API"); it takes registrations only during initialisation.
+Lambda freezes the process only when the handler *and every extension* are done, so it never freezes a renewal of the extension.
+Lambda accepts registrations only during initialisation (Developer Guide, "Lambda Extensions API").
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 _NAME = "cerberus-auth"
 _VERSION = "/2020-01-01/extension"
 _REGISTER_SECONDS = 1.0
-_READY_SECONDS = 8.0  # of the ten that Lambda gives to an initialisation
-_SPARE_SECONDS = 0.3  # of an invocation's time: Lambda ends the container when an extension is not done at its end
-_GAPS = 1.5  # how far ahead to look, in gaps between invocations
-_FAILURES = 5  # in a row, until it is taken that no events come any more
-_PAUSE_SECONDS = 0.05  # after the first failure, twice as long after each other one: invocations wait meanwhile
-_EVERY_SECONDS = 5.0  # between renewals where nothing is frozen
-_RENEWAL_SECONDS = 10.0  # for one of these, as nobody waits for it
+_READY_SECONDS = 8.0  # Lambda limits initialisation to 10 s
+_SPARE_SECONDS = 0.3  # Lambda stops the container if an extension is still busy at the invocation's deadline
+_GAPS = 1.5  # renew what becomes due within this many gaps between invocations
+_FAILURES = 5  # consecutive failures after which the extension stops
+_PAUSE_SECONDS = 0.05  # after the first failure, doubled after each further one; short, because invocations wait for it
+_EVERY_SECONDS = 5.0  # between renewals on Managed Instances
+_RENEWAL_SECONDS = 10.0  # for one renewal on Managed Instances, where no caller waits for it
 
 _logger = logging.getLogger("cerberus_auth")
 
@@ -38,25 +38,25 @@ def start(
     ended: Callable[[], None],
     ready: Callable[[float], object] | None = None,
 ) -> bool:
-    """Register for INVOKE and serve events in a thread of its own.
+    """Register for INVOKE events and handle them in a new thread.
 
-    Lambda Managed Instances take no extension of this kind. They never freeze a process, so a thread renews regularly there.
+    Lambda Managed Instances do not support internal extensions and never freeze a process. There, a thread renews every 5 s.
 
     Parameters
     ----------
     renew
-        Called at each invocation, with the time that the invocation has, and the seconds in which the next invocation will
-        surely have come if they come as they did; raises nothing.
+        Called at each invocation with the invocation's deadline and a number of seconds. It renews what becomes due within
+        these seconds, in which the next invocation is expected. It raises nothing.
     ended
-        Called if Lambda no longer gives events.
+        Called when Lambda sends no more events.
     ready
-        Waits, for at most the seconds that it is called with, until initialisation may end: what is still under way then is
-        frozen.
+        Called with a maximum of seconds before the first event. It waits for the prefetch, because Lambda freezes what is
+        still running after initialisation.
 
     Returns
     -------
     bool
-        Whether renewals run beside the handler; if not, a warning says so and renewals stay in line.
+        Whether an extension or a thread renews. If not, a warning is logged, and callers renew.
     """
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "lambda-managed-instances":
         threading.Thread(target=_renew_regularly, args=(renew,), name=_NAME, daemon=True).start()
@@ -64,7 +64,9 @@ def start(
     api = os.environ.get("AWS_LAMBDA_RUNTIME_API", "")
     identifier = _register(api) if api else None
     if identifier is None:
-        _logger.warning("CERBERUS_RENEWAL=extension: there is no Extensions API here; renewing in line instead")
+        _logger.warning(
+            "CERBERUS_RENEWAL=extension has no effect: the Extensions API is not available. Callers renew tokens and secrets"
+        )
         return False
     arguments = (api, identifier, renew, ended, ready)
     threading.Thread(target=_serve, args=arguments, name=_NAME, daemon=True).start()
@@ -78,11 +80,11 @@ def _renew_regularly(renew: Callable[[Deadline, float], None]) -> None:
 
 
 def _guarded(call: Callable[[], object]) -> None:
-    """Call, and log what it raises: whatever that is, Lambda waits until the next event is asked for."""
+    """Make a call and log its error. The loop must go on: Lambda waits until the extension requests the next event."""
     try:
         call()
     except Exception as error:
-        _logger.warning("renewing failed: %s", type(error).__name__)
+        _logger.warning("Renewal in the extension failed (%s)", type(error).__name__)
 
 
 def _register(api: str) -> str | None:
@@ -108,12 +110,12 @@ def _serve(
 ) -> None:
     if ready is not None:
         _guarded(lambda: ready(_READY_SECONDS))
-    connection = http.client.HTTPConnection(api, timeout=None)  # the next event comes with the next invocation
-    last, gap = time.time(), 0.0  # by the wall clock: between invocations the container is frozen
+    connection = http.client.HTTPConnection(api, timeout=None)  # the response arrives with the next invocation
+    last, gap = time.time(), 0.0  # the wall clock, because a frozen container stops the monotonic one
     failures = 0
     while failures < _FAILURES:
         if failures:
-            connection.close()  # the next request opens a new one
+            connection.close()  # the next request reconnects
             time.sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
         try:
             connection.request("GET", f"{_VERSION}/event/next", headers={"Lambda-Extension-Identifier": identifier})
@@ -133,7 +135,7 @@ def _serve(
         last, gap = now, max(now - last, gap / 2)
         left = Deadline(ends - now - _SPARE_SECONDS)
         ahead = gap * _GAPS
-        _guarded(lambda: renew(left, ahead))  # noqa: B023  (called at once)
+        _guarded(lambda: renew(left, ahead))  # noqa: B023  (called immediately)
     connection.close()
     ended()
-    _logger.warning("the Extensions API gives no more events; renewing in line from now on")
+    _logger.warning("The Extensions API sends no more events. Callers renew tokens and secrets from now on")

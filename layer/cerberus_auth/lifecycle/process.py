@@ -1,4 +1,4 @@
-"""The process-wide registry, and what Lambda and the operating system do to all that is in it: fork, snapshot, renewal."""
+"""The registry of this process: it informs every cache of forks, snapshots and renewals."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     class Member(Protocol):
-        """What keeps values for longer than an invocation."""
+        """An object that keeps values between invocations."""
 
-        def start_anew(self) -> None:
-            """Drop locks, flights and connections of the process that this one was copied from; keep the values."""
+        def _reset_after_fork(self) -> None:
+            """Drop the locks, flights and connections of the original process, and keep the values."""
 
-        def forget(self) -> None:
+        def _forget(self) -> None:
             """Drop every token, secret, credential and connection."""
 
-        def begin(self) -> None:
-            """Start what is set to be ready before the first invocation."""
+        def _prefetch(self) -> None:
+            """Start fetching what ``CERBERUS_PREFETCH`` names."""
 
-        def renew(self, deadline: Deadline, ahead: float) -> None:
-            """Refresh what is due, or will be in ``ahead`` seconds."""
+        def _refresh(self, deadline: Deadline, ahead: float) -> None:
+            """Refresh what is due, or becomes due within ``ahead`` seconds."""
 
-        def settle(self, seconds: float) -> None:
-            """Wait for what is under way."""
+        def _wait_for_flights(self, seconds: float) -> None:
+            """Wait for running flights, for ``seconds`` at most."""
 
-        def renewed_beside(self, beside: bool) -> None:
-            """Note whether an extension renews."""
+        def _set_renewed_by_extension(self, is_renewed: bool) -> None:
+            """Note whether the extension renews. If it does, callers do not."""
 
 
 _MAX_SHARED = 32
@@ -44,7 +44,7 @@ _logger = logging.getLogger("cerberus_auth")
 
 
 class Process:
-    """What instances share, and the hooks around it."""
+    """Objects that instances share, and the hooks that apply to all of them."""
 
     def __init__(self) -> None:
         self._shared: dict[Hashable, Any] = {}
@@ -52,12 +52,20 @@ class Process:
         self._lock = threading.RLock()
         self._extension: bool | None = None
         self._hooked = False
-        self._said: set[tuple[object, ...]] = set()
+        self._logged: set[tuple[object, ...]] = set()
         self._is_used = False
         os.register_at_fork(after_in_child=self._forked)
 
     def share(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what is shared under a key; the 32 used last are kept."""
+        """Return the object shared under a key. The 32 most recently used ones are kept.
+
+        Parameters
+        ----------
+        key
+            The key.
+        make
+            Creates the object if there is none.
+        """
         with self._lock:
             shared: T = self._shared.pop(key, None) or make()
             self._shared[key] = shared
@@ -66,27 +74,49 @@ class Process:
             return shared
 
     def register(self, member: Member) -> None:
-        """Have a member take part in forks, snapshots and renewals for as long as it lives."""
+        """Register a member for forks, snapshots and renewals. The registry does not keep it alive.
+
+        Parameters
+        ----------
+        member
+            The object to inform.
+        """
         self._members.add(member)
 
     def members(self) -> list[Member]:
-        """Return those that live."""
+        """Return the registered members that still exist."""
         return list(self._members)
 
     def warn_once(self, message: str, *values: object) -> None:
-        """Log a warning, unless the process has logged the same."""
+        """Log a warning once in a process.
+
+        Parameters
+        ----------
+        message
+            The message, with placeholders for ``values``.
+        *values
+            The values.
+        """
         with self._lock:
-            if (message, values) in self._said:
+            if (message, values) in self._logged:
                 return
-            self._said.add((message, values))
+            self._logged.add((message, values))
         _logger.warning(message, *values)
 
     def used_with(self, left: float, timeout: float) -> None:
-        """Warn if a handler has less time left at its first use than a call may take."""
+        """Warn if the function's timeout is shorter than ``CERBERUS_TIMEOUT`` at the first use.
+
+        Parameters
+        ----------
+        left
+            Seconds that remain of the invocation.
+        timeout
+            The value of ``CERBERUS_TIMEOUT`` in seconds.
+        """
         if not self._is_used and left < timeout:
             self.warn_once(
-                "The function has %.1f s left at the first use of Cerberus, and CERBERUS_TIMEOUT is %g s: Lambda ends the "
-                "invocation before an error is raised. Set the function's Timeout to %g s, or a lower CERBERUS_TIMEOUT",
+                "The invocation has %.1f s left, less than CERBERUS_TIMEOUT (%g s): Lambda can end it before an error is "
+                "raised. Set the function's Timeout to %g s, or lower CERBERUS_TIMEOUT",
                 left,
                 timeout,
                 timeout + 5,
@@ -94,26 +124,26 @@ class Process:
         self._is_used = True
 
     def has_extension(self) -> bool:
-        """Tell whether renewals run in an extension. The first call registers it, for all."""
+        """Tell whether the extension renews. The first call registers it."""
         with self._lock:
             if self._extension is None:
-                from . import extension  # not where callers renew
+                from . import extension  # not needed where callers renew
 
                 self._extension = extension.start(self._renew, self._extension_ended, self._settle)
             return self._extension
 
     def hook_snapshots(self) -> None:
-        """Forget before a SnapStart snapshot, and start anew after each restore (Lambda's runtime hooks for Python)."""
+        """Register SnapStart's hooks: drop all values before a snapshot, and prefetch after each restore."""
         with self._lock:
             if self._hooked:
                 return
             self._hooked = True
         try:
             from snapshot_restore_py import register_after_restore, register_before_snapshot
-        except ImportError:  # a container image of one's own; the two clocks cover what is kept
+        except ImportError:  # a container image without the package; expiry by the wall clock still applies
             self.warn_once(
-                "SnapStart's hooks are missing: what is kept is in the snapshot, and restored containers share it until it is "
-                "due. Add the package snapshot-restore-py to the image"
+                "SnapStart's hooks are missing: the snapshot contains tokens and secrets, and restored containers use them "
+                "until they are due. Add the package snapshot-restore-py to the image"
             )
             return
         register_before_snapshot(self.forget)
@@ -122,34 +152,34 @@ class Process:
     def forget(self) -> None:
         """Drop every token, secret, credential and connection."""
         for member in self.members():
-            member.forget()
+            member._forget()
 
     def _renew(self, deadline: Deadline, ahead: float) -> None:
         for member in self.members():
-            member.renew(deadline, ahead)
+            member._refresh(deadline, ahead)
 
     def _settle(self, seconds: float) -> None:
         for member in self.members():
-            member.settle(seconds)
+            member._wait_for_flights(seconds)
 
     def _extension_ended(self) -> None:
         self._extension = False
         for member in self.members():
-            member.renewed_beside(False)
+            member._set_renewed_by_extension(False)
 
     def _restored(self) -> None:
         for member in self.members():
-            member.forget()  # also what another hook fetched after ours had run, and what is under way
-            member.start_anew()
-            member.renewed_beside(bool(self._extension))  # its thread is restored with the process
+            member._forget()  # another hook can have fetched a value after ours ran
+            member._reset_after_fork()
+            member._set_renewed_by_extension(bool(self._extension))  # the snapshot includes its thread
         for member in self.members():
-            member.begin()
+            member._prefetch()
 
     def _forked(self) -> None:
         self._lock = threading.RLock()
-        self._extension = False  # its thread is the parent's
+        self._extension = False  # its thread runs in the parent only
         for member in self.members():
-            member.start_anew()
+            member._reset_after_fork()
 
 
 process = Process()

@@ -1,7 +1,7 @@
-"""Powertools for AWS Lambda: a parameters provider, and a middleware with metrics, traces and logs.
+"""The integration with Powertools for AWS Lambda: a middleware with metrics, traces and logs, and a parameters provider.
 
-Never imported by the rest of the package. Needs Powertools 3, of its own layer or of the extra ``powertools``. The names below
-load on first use: the provider brings boto3 along, which nobody needs for the middleware.
+It requires Powertools 3, from a layer or from the extra ``powertools``. Each name loads its module at first use: the provider
+loads boto3, which the middleware does not need.
 """
 
 from __future__ import annotations

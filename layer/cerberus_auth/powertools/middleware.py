@@ -1,4 +1,4 @@
-"""A middleware for handlers, with metrics, traces and logs by Powertools."""
+"""A middleware for Lambda handlers that records metrics, traces and logs with Powertools."""
 
 from __future__ import annotations
 
@@ -35,26 +35,40 @@ STEP_METRICS = {
     "lambda:GetFunctionConfiguration": "CerberusIdentityTime",
     "shared cache": "CerberusSharedCacheTime",
 }
-"""The metric that has the time of each step of an authentication, in milliseconds."""
+"""The name of the metric, in milliseconds, for each step of an authentication."""
 
 
 class CerberusMiddleware:
-    """Gets the token before each invocation, within the invocation's time, and records what it did.
+    """Get the token before each invocation, and record metrics, traces and logs.
 
-    Create one at module scope and decorate the handler with ``client`` or ``token``. It works together with the decorators
-    of Logger, Metrics and Tracer in any order. Where the function has loaded OpenTelemetry's API, each authentication is a
-    span too.
+    Create one object at module scope, and decorate the handler with ``client`` or ``token``. The decorators of Logger,
+    Metrics and Tracer can be used in any order. If the function has loaded the OpenTelemetry API, each authentication is
+    also a span.
+
+    If Cerberus is unavailable during the invocation of an SQS batch, the middleware postpones the messages of the batch.
 
     Parameters
     ----------
-    auth
-        By default one with the environment's settings.
-    metrics
-        Receives the metrics. Its own ``log_metrics`` flushes them, or the middleware where authenticating fails.
-    tracer
-        Receives a subsegment for each authentication of the invocation, with one for each step.
-    logger
-        Writes this package's log records too, in its own format and level, with its own keys.
+    auth : CerberusAuth, optional
+        By default one with the settings of the environment.
+    metrics : aws_lambda_powertools.Metrics, optional
+        Receives the metrics. ``log_metrics`` flushes them. If the authentication fails, the middleware flushes them.
+    tracer : aws_lambda_powertools.Tracer, optional
+        Receives a subsegment for each authentication of the invocation, and one for each of its steps.
+    logger : aws_lambda_powertools.Logger, optional
+        Also writes the log records of this package, with its format, level and keys.
+
+    Raises
+    ------
+    ConfigurationError
+        At least one setting is not valid.
+
+    Examples
+    --------
+    >>> middleware = CerberusMiddleware(metrics=metrics, tracer=tracer, logger=logger)  # doctest: +SKIP
+    >>> @middleware.client  # doctest: +SKIP
+    ... def handler(event, context, cerberus):
+    ...     return cerberus.read("app/orders/db")["username"]
     """
 
     def __init__(
@@ -69,32 +83,44 @@ class CerberusMiddleware:
         self._client = CerberusClient(self.auth)
         self._metrics = metrics
         self._tracer = tracer
-        self._seen = 0  # the number of the last authentication that was recorded
+        self._seen = 0  # the number of the last recorded authentication
         if logger is not None:
             copy_config_to_registered_loggers(logger, include={"cerberus_auth"})
 
     def client(self, handler: Callable[Concatenate[E, C, P], T]) -> Callable[Concatenate[E, C, ...], T]:
-        """Pass the handler a ``CerberusClient`` as ``cerberus``. Its calls end before the invocation does.
+        """Decorate a handler that takes a ``CerberusClient`` as keyword ``cerberus``.
 
-        Raises
-        ------
-        CerberusError
-            There is no token. The handler is not called. See the documentation, "Errors".
+        The calls of the client end before the invocation times out.
+
+        Parameters
+        ----------
+        handler : callable
+            ``handler(event, context, *, cerberus)``.
+
+        Returns
+        -------
+        callable
+            The handler for Lambda. It raises ``CerberusError``, and does not call ``handler``, if the authentication fails.
         """
-        return self._around(handler, lambda context: {"cerberus": self._client.within(context)})
+        return self._decorate(handler, lambda context: {"cerberus": self._client.within(context)})
 
     def token(self, handler: Callable[Concatenate[E, C, P], T]) -> Callable[Concatenate[E, C, ...], T]:
-        """Pass the handler the token as ``cerberus_token``.
+        """Decorate a handler that takes the token as keyword ``cerberus_token``.
 
-        Raises
-        ------
-        CerberusError
-            As in ``client``.
+        Parameters
+        ----------
+        handler : callable
+            ``handler(event, context, *, cerberus_token)``.
+
+        Returns
+        -------
+        callable
+            The handler for Lambda. It raises ``CerberusError``, and does not call ``handler``, if the authentication fails.
         """
-        return self._around(handler, lambda context: {"cerberus_token": self.auth.token(context=context)})
+        return self._decorate(handler, lambda context: {"cerberus_token": self.auth.token(context=context)})
 
-    def _around(
-        self, handler: Callable[Concatenate[E, C, P], T], given: Callable[[C], dict[str, Any]]
+    def _decorate(
+        self, handler: Callable[Concatenate[E, C, P], T], keywords_for: Callable[[C], dict[str, Any]]
     ) -> Callable[Concatenate[E, C, ...], T]:
         @functools.wraps(handler)
         def decorated(event: E, context: C, *args: Any, **keywords: Any) -> T:
@@ -102,7 +128,7 @@ class CerberusMiddleware:
             try:
                 self._authenticate(began, context)
                 try:
-                    return handler(event, context, *args, **keywords, **given(context))
+                    return handler(event, context, *args, **keywords, **keywords_for(context))
                 finally:
                     self._record(began)
             except CerberusUnavailable:
@@ -117,7 +143,7 @@ class CerberusMiddleware:
         try:
             self.auth.token(context=context)
         except CerberusError:
-            # An outer log_metrics finds nothing left; an inner one is not called.
+            # log_metrics may be inside this decorator, and is then not called.
             if self._record(began) and self._metrics is not None:
                 self._metrics.flush_metrics()
             raise
@@ -125,27 +151,25 @@ class CerberusMiddleware:
             self._metrics.add_metric("CerberusTokenCacheHits", MetricUnit.Count, 1)
 
     def _record(self, began: float) -> int:
-        """Record what happened since the last time. Return the number of authentications."""
+        """Record the authentications and requests since the last call. Return the number of authentications."""
         new = [each for each in self.auth.authentications if each.number > self._seen]
         for authentication in new:
             self._seen = authentication.number
             if self._metrics is not None:
-                _measure(self._metrics, authentication)
-            if (
-                authentication.began < began
-            ):  # an authentication of the initialisation is no part of the invocation's trace
+                _add_authentication_metrics(self._metrics, authentication)
+            if authentication.began < began:  # during initialization, so it does not belong to this invocation's trace
                 continue
             if self._tracer is not None and not self._tracer.disabled:
-                _trace(self._tracer.provider, authentication)
+                _add_subsegments(self._tracer.provider, authentication)
             if opentelemetry := sys.modules.get("opentelemetry.trace"):
-                _trace_by_opentelemetry(opentelemetry, authentication)
+                _add_spans(opentelemetry, authentication)
         if self._metrics is not None:
-            _count(self._metrics, *self.auth.service.usage.take())
+            _add_request_metrics(self._metrics, *self.auth.service.usage.take_counts())
         return len(new)
 
 
-def _count(metrics: Metrics, requests: dict[str, int], stale: int, stale_age: float) -> None:
-    """Count the requests, each operation in a line of its own since it has a dimension of its own."""
+def _add_request_metrics(metrics: Metrics, requests: dict[str, int], stale: int, stale_age: float) -> None:
+    """Add the metrics of requests and stale reads. Each operation is a dimension, so it needs its own log line."""
     service = {"service": str(metrics.service)} if metrics.service else {}
     for operation, count in requests.items():
         with single_metric(
@@ -161,7 +185,9 @@ def _count(metrics: Metrics, requests: dict[str, int], stale: int, stale_age: fl
         metrics.add_metric("StaleAge", MetricUnit.Seconds, round(stale_age, 3))
 
 
-def _measure(metrics: Metrics, authentication: Authentication) -> None:
+def _add_authentication_metrics(metrics: Metrics, authentication: Authentication) -> None:
+    """Add the metrics of one authentication: a count, its time and the time of each step."""
+
     def count(name: str) -> None:
         metrics.add_metric(name, MetricUnit.Count, 1)
 
@@ -194,10 +220,10 @@ def _annotations(authentication: Authentication) -> dict[str, str | bool]:
     return found
 
 
-def _trace(recorder: Any, authentication: Authentication) -> None:
-    """Record X-Ray subsegments with the times of what is over already."""
+def _add_subsegments(recorder: Any, authentication: Authentication) -> None:
+    """Add X-Ray subsegments for an authentication that has ended, with its times."""
     whole = recorder.begin_subsegment("## cerberus authentication")
-    if whole is None:  # no segment to put it under
+    if whole is None:  # there is no segment to add it to
         return
     whole.start_time = authentication.began
     for name, value in _annotations(authentication).items():
@@ -211,8 +237,8 @@ def _trace(recorder: Any, authentication: Authentication) -> None:
     recorder.end_subsegment(authentication.began + authentication.seconds)
 
 
-def _trace_by_opentelemetry(api: Any, authentication: Authentication) -> None:
-    """Record OpenTelemetry spans with the times of what is over already, below the span that is current."""
+def _add_spans(api: Any, authentication: Authentication) -> None:
+    """Add OpenTelemetry spans for an authentication that has ended, below the current span."""
 
     def nanoseconds(moment: float) -> int:
         return int(1e9 * moment)

@@ -1,4 +1,4 @@
-"""A provider for Powertools' parameters. That utility loads boto3, whatever the parameters are."""
+"""A provider for the parameters utility of Powertools. Importing that utility loads boto3."""
 
 from __future__ import annotations
 
@@ -21,25 +21,20 @@ _KEYWORDS = "cerberus_keywords"
 
 
 class CerberusProvider(BaseProvider):
-    """Reads secrets through the interface of Powertools' parameters.
+    """Read secrets with the interface of the parameters utility of Powertools.
 
-    ``get`` returns a secret as JSON text, as Secrets Manager does: ``transform="json"`` makes a dict of it.
-    ``get_multiple`` returns all secrets below a path, by the rest of their paths. The client keeps what it reads, also while
-    Cerberus is out of reach. Powertools' own cache is off: with both, a secret could be twice as old as ``max_age``.
-
-    ``max_age`` is that of ``CerberusClient.read``, ``CERBERUS_MAX_AGE`` by default. ``force_fetch=True`` is its
-    ``fresh=True``. Other keywords go to ``CerberusClient.read`` or ``read_all``: ``stale_if_error``, ``timeout``,
-    ``context``. ``version`` selects a version of a secret.
+    ``CerberusClient`` caches the secrets, and serves them while Cerberus is out of reach. The cache of Powertools is off,
+    because with two caches a secret could be twice as old as ``max_age``.
 
     Parameters
     ----------
-    client
-        By default one with the environment's settings.
+    client : CerberusClient, optional
+        By default one with the settings of the environment.
 
     Raises
     ------
-    GetParameterError
-        By ``get`` and ``get_multiple``, with the text of the ``CerberusError`` that is its cause.
+    ConfigurationError
+        At least one setting is not valid.
 
     Examples
     --------
@@ -60,10 +55,34 @@ class CerberusProvider(BaseProvider):
         force_fetch: bool = False,
         **options: Any,
     ) -> Any:
-        """See ``BaseProvider.get``."""
-        # With a max_age of 0, Powertools keeps nothing.
-        with _naming_the_cause():
-            return super().get(name, 0, transform, **_wanted(max_age, force_fetch), **options)
+        """Return a secret as JSON text.
+
+        Parameters
+        ----------
+        name : str
+            The path of the secret: ``category/box/path``.
+        max_age : int, optional
+            Seconds for which a cached secret is fresh. ``CERBERUS_MAX_AGE`` by default.
+        transform : str, optional
+            ``"json"`` returns a dict instead of text.
+        force_fetch : bool
+            Read the secret from Cerberus now, and cache it.
+        **options
+            ``version`` selects a version of the secret. Others go to ``CerberusClient.read``: ``stale_if_error``,
+            ``timeout``, ``context``.
+
+        Returns
+        -------
+        str or dict
+
+        Raises
+        ------
+        GetParameterError
+            The secret cannot be read. ``__cause__`` is the ``CerberusError``.
+        """
+        # max_age=0 turns off the cache of Powertools.
+        with _cerberus_error_as_cause():
+            return super().get(name, 0, transform, **_read_keywords(max_age, force_fetch), **options)
 
     def get_multiple(
         self,
@@ -74,14 +93,40 @@ class CerberusProvider(BaseProvider):
         force_fetch: bool = False,
         **options: Any,
     ) -> Any:
-        """See ``BaseProvider.get_multiple``."""
-        with _naming_the_cause():
-            wanted = _wanted(max_age, force_fetch)
-            return super().get_multiple(path, 0, transform, raise_on_transform_error, **wanted, **options)
+        """Return all secrets below a path as JSON text.
+
+        Parameters
+        ----------
+        path : str
+            ``category/box``, or a path in it.
+        max_age : int, optional
+            Seconds for which a cached secret is fresh. ``CERBERUS_MAX_AGE`` by default.
+        transform : str, optional
+            ``"json"`` returns dicts instead of text.
+        raise_on_transform_error : bool
+            Raise an error if a transformation fails. By default the value of that secret is ``None``.
+        force_fetch : bool
+            Read the secrets from Cerberus now, and cache them.
+        **options
+            Keywords of ``CerberusClient.read_all``: ``stale_if_error``, ``timeout``, ``context``.
+
+        Returns
+        -------
+        dict
+            The secrets by their paths, relative to ``path``.
+
+        Raises
+        ------
+        GetParameterError
+            A secret cannot be read. ``__cause__`` is the ``CerberusError``.
+        """
+        with _cerberus_error_as_cause():
+            keywords = _read_keywords(max_age, force_fetch)
+            return super().get_multiple(path, 0, transform, raise_on_transform_error, **keywords, **options)
 
     def clear_cache(self) -> None:
-        """Drop every secret that the client keeps."""
-        self._cerberus.forget()
+        """Remove all secrets from the cache of the client."""
+        self._cerberus._forget()
 
     def _get(self, name: str, version: str | None = None, **options: Any) -> str:
         read = (
@@ -94,14 +139,14 @@ class CerberusProvider(BaseProvider):
         return {name: json.dumps(data) for name, data in found.items()}
 
 
-def _wanted(max_age: float | None, force_fetch: bool) -> dict[str, Any]:
-    """Return the keywords of ``CerberusClient.read``, under a name that passes Powertools, which has its own ``max_age``."""
+def _read_keywords(max_age: float | None, force_fetch: bool) -> dict[str, Any]:
+    """Return the keywords of ``CerberusClient.read`` under one name: Powertools would take ``max_age`` for its own cache."""
     return {_KEYWORDS: {"fresh": True} if force_fetch else {"max_age": max_age}}
 
 
 @contextmanager
-def _naming_the_cause() -> Iterator[None]:
-    """Add the error itself as the cause: Powertools keeps only its text."""
+def _cerberus_error_as_cause() -> Iterator[None]:
+    """Set the ``CerberusError`` as the cause of a ``GetParameterError``: Powertools copies only its text."""
     try:
         yield
     except GetParameterError as error:

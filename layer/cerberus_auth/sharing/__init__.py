@@ -1,1 +1,1 @@
-"""How containers of one role share what one of them fetched."""
+"""Sharing of tokens and secrets between the containers of one role."""

@@ -1,7 +1,7 @@
-"""The shared cache of one environment's processes, in a file: Lambda Managed Instances fork one for each concurrent request.
+"""The shared cache of the processes in one environment, in a file.
 
-Beside the encrypted response the file holds no secret. It lies in a folder that only this user may enter, and what is
-another's, or may be another's to change, is not used.
+Lambda Managed Instances fork a process for each concurrent request. The file holds ciphertext only. It is in a folder that only
+this user can enter. Files of another user, or that another user can change, are not used.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _MAX_BYTES = 1 << 16
-_LEAST_SECONDS = 0.2  # a publication goes on when the flight's time is up
-_LOCK_SECONDS = 1.0  # it is held for as long as a file is written
-_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last for what is no file: a pipe would hold us up
+_MIN_LOCK_SECONDS = 0.2  # a publication continues after the flight's deadline
+_LOCK_SECONDS = 1.0  # a process holds the lock only while it writes a file
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a pipe would block
 
 
 class FileStore:
-    """See ``Store``."""
+    """Store an item in a file. See ``Store``."""
 
     def __init__(self, principal: str, scope: str, deadline: Deadline) -> None:
         self._name = hashlib.sha256(f"{principal}\n{scope}".encode()).hexdigest()
@@ -74,7 +74,7 @@ class FileStore:
 
     @contextmanager
     def _locked(self, folder: int) -> Iterator[None]:
-        deadline = Deadline(min(_LOCK_SECONDS, max(_LEAST_SECONDS, self._deadline.remaining())))
+        deadline = Deadline(min(_LOCK_SECONDS, max(_MIN_LOCK_SECONDS, self._deadline.remaining())))
         lock = os.open(f"{self._name}.lock", os.O_RDWR | os.O_CREAT | _FLAGS, 0o600, dir_fd=folder)
         _locks.add(lock)
         try:
@@ -85,21 +85,21 @@ class FileStore:
                     break
                 except BlockingIOError:
                     if deadline.remaining() <= 0:
-                        raise StoreFailure("another process holds its lock") from None
+                        raise StoreFailure("Another process holds the file lock. Retry in a second.") from None
                     time.sleep(0.002)
             yield
         finally:
-            if lock in _locks:  # not in a child, where it is closed
-                fcntl.flock(lock, fcntl.LOCK_UN)  # also for a child that is being forked at this moment
+            if lock in _locks:  # a forked child has closed it
+                fcntl.flock(lock, fcntl.LOCK_UN)  # also unlocks the copy in a child that is being forked
                 _locks.discard(lock)
                 os.close(lock)
 
 
-_locks: set[int] = set()  # descriptors under which this process holds locks, or waits for them
+_locks: set[int] = set()  # file descriptors of the locks that this process holds or waits for
 
 
 def _close_locks() -> None:
-    """In a forked child: the copy of a descriptor would keep the lock when its holder is killed."""
+    """Close the copied descriptors in a forked child: they would keep the lock after its owner is killed."""
     for lock in _locks:
         with suppress(OSError):
             os.close(lock)
@@ -111,12 +111,12 @@ os.register_at_fork(after_in_child=_close_locks)
 
 @contextmanager
 def _folder() -> Iterator[int]:
-    """The folder, open.
+    """Open the folder, as a context manager that yields its file descriptor.
 
     Raises
     ------
     StoreFailure
-        Here and in whatever is done within.
+        The folder cannot be used, or an ``OSError`` came from the ``with`` block.
     """
     path = os.path.join(tempfile.gettempdir(), f"cerberus-auth-{os.geteuid()}")
     try:
@@ -129,10 +129,10 @@ def _folder() -> Iterator[int]:
         finally:
             os.close(folder)
     except OSError as error:
-        raise StoreFailure(f"{path}: {error.strerror or type(error).__name__}") from None
+        raise StoreFailure(f"{path}: {error.strerror or type(error).__name__}. Check the folder.") from None
 
 
 def _check(descriptor: int, is_kind: Callable[[int], bool]) -> None:
     found = os.fstat(descriptor)
     if not is_kind(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise StoreFailure("a file or folder there is not this user's own, or not private: remove it")
+        raise StoreFailure("The shared cache file or its folder is not private to this user. Remove it.")

@@ -1,4 +1,4 @@
-"""The seal on what Cerberus answered in plaintext, so that it can be shared: a KMS key of the function's own account."""
+"""Encrypts STS tokens and secrets with a KMS key of the function's account, so that they can be shared."""
 
 from __future__ import annotations
 
@@ -26,17 +26,24 @@ if TYPE_CHECKING:
 
 _CALL_SECONDS = 1.5
 _MAX_PLAINTEXT_BYTES = 4096  # KMS API reference, Encrypt
-_MAX_DOCUMENT_BYTES = 1 << 16  # what is larger is not worth compressing, and is not inflated
-# KMS finds that it is not what was sealed with this key in this context.
+_MAX_DOCUMENT_BYTES = 1 << 16  # a larger document is neither compressed nor decompressed
+# Errors of KMS for a ciphertext of another key or encryption context.
 _NOT_SEALED_HERE = ("InvalidCiphertextException", "IncorrectKeyException", "ValidationException")
 
 _logger = logging.getLogger("cerberus_auth")
 
 
 def pack(value: Any, asked: Moment, status: int) -> bytes | None:
-    """Return an answer of Cerberus as compressed JSON: its value (JSON or bytes), when it was requested, its status.
+    """Return an answer of Cerberus as compressed JSON, with the time of its request; None if it is too large for KMS.
 
-    None if it has more than KMS seals.
+    Parameters
+    ----------
+    value
+        A JSON value or bytes.
+    asked
+        The moment of the request.
+    status
+        HTTP status of the answer.
     """
     fields: dict[str, Any] = {"asked": asked.wall, "status": status}
     if isinstance(value, bytes):
@@ -49,12 +56,12 @@ def pack(value: Any, asked: Moment, status: int) -> bytes | None:
 
 
 def unpack(packed: bytes) -> tuple[Any, Moment, int, int]:
-    """Return the value, the moment of its request, its bytes and its status.
+    """Return the value, the moment of its request, its size in bytes and its status.
 
     Raises
     ------
     InvalidResponse
-        It is not what ``pack`` makes, or requested in the future.
+        ``pack`` did not write the document, or its request time is in the future.
     """
     try:
         inflated = zlib.decompressobj()
@@ -66,63 +73,80 @@ def unpack(packed: bytes) -> tuple[Any, Moment, int, int]:
             return value, Moment.at(asked), len(document), status
     except (ValueError, TypeError, LookupError, RecursionError, OverflowError, zlib.error):
         pass
-    raise InvalidResponse("it is not what this layer seals")
+    raise InvalidResponse("The sealed document has an unknown format. Check who can use the key to encrypt.")
 
 
 class Seal:
-    """Seals and opens for one principal at one Cerberus, and for one name: the encryption context has all of them."""
+    """Encrypt and decrypt for one principal, Cerberus and name. All three are in the encryption context."""
 
     def __init__(self, settings: Settings, aws: Aws, principal: str, deadline: Deadline, name: str = "") -> None:
         self._key_arn = settings.shared_cache_key
         self._context = {"url": settings.url, "principal": principal} | ({"path": name} if name else {})
         self._aws = aws
-        self._what = name or "the token"
+        self._name = name or "the token"
         self._deadline = deadline
 
     def close(self, plaintext: bytes) -> str:
-        """Return the plaintext sealed.
+        """Return the ciphertext in base64.
 
         Raises
         ------
         SealFailure
-            KMS cannot be used for this.
+            KMS did not encrypt.
         """
-        return self._call("seal", lambda deadline: self._aws.seal(plaintext, self._key_arn, self._context, deadline))
+        return self._call("encrypt", lambda deadline: self._aws.seal(plaintext, self._key_arn, self._context, deadline))
 
     def warn_of_size(self) -> None:
-        """Log that what was read cannot be sealed."""
+        """Log that the value is too large to share."""
         _logger.warning(
-            "Not shared: %s has more than the %d bytes, compressed, that KMS seals. Each container reads it from Cerberus",
-            self._what,
+            "Value not shared: %s has more than %d bytes after compression. Each container reads it from Cerberus",
+            self._name,
             _MAX_PLAINTEXT_BYTES,
         )
 
     def open(self, sealed: str) -> bytes:
-        """Return what was sealed.
+        """Return the plaintext.
 
         Raises
         ------
         InvalidResponse
-            It was not sealed with this key, for this principal, this Cerberus and this name.
+            It was not encrypted with this key for this principal, Cerberus and name.
         SealFailure
-            KMS cannot be used for this.
+            KMS did not decrypt.
         """
         try:
             a2b_base64(sealed, strict_mode=True)
         except ValueError:
-            raise InvalidResponse("it is not base64") from None
-        return self._call("open", lambda deadline: self._aws.unseal(sealed, self._key_arn, self._context, deadline))
+            raise InvalidResponse("The ciphertext is not base64. Check who can write to the table.") from None
+        return self._call("decrypt", lambda deadline: self._aws.unseal(sealed, self._key_arn, self._context, deadline))
 
-    def _call(self, what: str, call: Callable[[Deadline], T]) -> T:
+    @staticmethod
+    def request_time(document: str) -> float:
+        """Return the time of the request inside a decrypted STS response, in seconds since the epoch.
+
+        Raises
+        ------
+        InvalidResponse
+            The document has none.
+        """
+        try:
+            return float((json_object(document.encode()) or {})["asked"])
+        except (ValueError, TypeError, LookupError):
+            pass
+        raise InvalidResponse("The sealed document has no request time. Check who can use the key to encrypt.")
+
+    def _call(self, action: str, call: Callable[[Deadline], T]) -> T:
         try:
             with self._deadline.step("shared cache"):
                 return call(Deadline(_CALL_SECONDS))
         except AwsRefusal as refusal:
             if refusal.code in _NOT_SEALED_HERE:
-                raise InvalidResponse(f"it was not sealed for this principal and path ({refusal.code})") from None
+                raise InvalidResponse(
+                    f"The ciphertext is for another principal, path or key ({refusal.code}). Check who can write to the table."
+                ) from None
             raise SealFailure(
-                f"{refusal.service} refuses to {what} ({refusal.code}). Check that the policies of the key and the role allow "
-                f"kms:Encrypt and kms:Decrypt with the principal as encryption context"
+                f"{refusal.service} refused to {action} ({refusal.code}). Check that the policies of key and role allow "
+                f"kms:Encrypt and kms:Decrypt with the principal as encryption context."
             ) from None
         except CerberusError as error:
             raise SealFailure(f"{type(error).__name__}: {error}") from None

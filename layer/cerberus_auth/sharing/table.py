@@ -1,4 +1,4 @@
-"""The fleet's shared cache in DynamoDB: one item for each principal (partition key), way, service and region (sort key)."""
+"""The shared cache of a fleet in DynamoDB: the partition key is the principal, the sort key is the scope of the item."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from ..aws.calls import Aws
 
-_CALL_SECONDS = 1.4  # DynamoDB answers in a hundredth of that; the first call of a small function takes a second
-_AGAIN_SECONDS = 0.6  # after a call without an answer
-_LEAST_SECONDS = 0.5
+_CALL_SECONDS = 1.4  # usually 10 ms are enough, but the first call of a small function takes a second
+_RETRY_SECONDS = 0.6  # after a call without an answer
+_MIN_CALL_SECONDS = 0.5
 _NUMBERS = ("asked", "claimed_until", "expires", "failures", "format", "paused_until")
 
 
 class TableStore:
-    """See ``Store``. What it calls is dynamodb:GetItem and dynamodb:PutItem, on the one item."""
+    """Store an item in DynamoDB, by GetItem and PutItem. See ``Store``."""
 
     def __init__(self, aws: Aws, table: str, principal: str, scope: str, deadline: Deadline) -> None:
         self._aws = aws
@@ -35,7 +35,7 @@ class TableStore:
 
     def get(self) -> Item | None:
         """See ``Store``."""
-        # Eventually consistent, at half the price: whoever is behind learns it from its swap.
+        # Eventually consistent, at half the price. A container that reads an old item finds out in its swap.
         return _item(self._call("GetItem", {"TableName": self._table, "Key": self._key}).get("Item"))
 
     def swap(self, seen: Item | None, new: Item) -> Item | None:
@@ -52,14 +52,14 @@ class TableStore:
             request["ExpressionAttributeValues"] = {":version": _value(seen.version)}
         try:
             self._call("PutItem", request)
-        except _Beaten as beaten:
-            return _item(beaten.item)
+        except _ConditionFailed as failure:
+            return _item(failure.stored)
         return new
 
     def _call(self, action: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        # Of a flight that has little time, no more than half; yet a publication goes on when the flight's time is up.
-        seconds = _AGAIN_SECONDS if self._was_slow else _CALL_SECONDS
-        deadline = Deadline(min(seconds, max(_LEAST_SECONDS, self._deadline.remaining() / 2)))
+        # At most half of the flight's time, but at least 0.5 s: a publication continues after the flight's deadline.
+        seconds = _RETRY_SECONDS if self._was_slow else _CALL_SECONDS
+        deadline = Deadline(min(seconds, max(_MIN_CALL_SECONDS, self._deadline.remaining() / 2)))
         try:
             with self._deadline.step("shared cache"):
                 answer = self._aws.item(action, request, deadline)
@@ -67,20 +67,22 @@ class TableStore:
             return answer
         except AwsRefusal as refusal:
             if refusal.code == "ConditionalCheckFailedException":
-                raise _Beaten(refusal.item) from None
+                raise _ConditionFailed(refusal.item) from None
             if refusal.code in THROTTLED:
-                raise StoreBusy(refusal.code) from None
+                raise StoreBusy(
+                    f"DynamoDB throttles requests ({refusal.code}). Increase the table's capacity."
+                ) from None
             raise StoreFailure(self._advice(refusal)) from None
         except DeadlineExceeded:
             self._was_slow = True
             raise StoreSlow(
-                f"no answer within {deadline.seconds:.3g} s: see the function's network path to DynamoDB"
+                f"DynamoDB did not answer within {deadline.seconds:.3g} s. Check the function's network path to DynamoDB."
             ) from None
         except CerberusError as error:
             raise StoreFailure(f"{type(error).__name__}: {error}") from None
 
     def _advice(self, refusal: AwsRefusal) -> str:
-        refused = f"{refusal.service} refuses ({refusal.code})"
+        refused = f"{refusal.service} refused the request ({refusal.code})"
         if refusal.code.startswith("AccessDenied"):
             parts, region = self._principal.split(":"), refusal.service.rpartition(" ")[2]
             partition, account = (parts[1], parts[4]) if len(parts) > 4 else ("*", "*")
@@ -90,18 +92,20 @@ class TableStore:
                 "Resource": f"arn:{partition}:dynamodb:{region}:{account}:table/{self._table}",
                 "Condition": {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [self._principal]}},
             }
-            return f"{refused}: add to the function's role {json.dumps(statement)}"
+            return f"{refused}. Add to the function's role: {json.dumps(statement)}"
         if refusal.code == "ResourceNotFoundException":
-            return f"{refused}: see that CERBERUS_SHARED_CACHE_TABLE is in the function's own account and region"
-        return f"{refused}: see that its keys are the strings `principal` and `scope`, as in template.yaml"
+            return f"{refused}. Check that CERBERUS_SHARED_CACHE_TABLE is in the function's account and region."
+        return (
+            f"{refused}. Check that the keys of the table are the strings `principal` and `scope`, as in template.yaml."
+        )
 
 
-class _Beaten(Exception):
-    """Somebody else was quicker; ``item`` is there now."""
+class _ConditionFailed(Exception):
+    """Another container wrote first; ``stored`` is the current item."""
 
-    def __init__(self, item: object) -> None:
+    def __init__(self, stored: object) -> None:
         super().__init__()
-        self.item = item
+        self.stored = stored
 
 
 def _item(attributes: object) -> Item | None:
@@ -112,7 +116,7 @@ def _item(attributes: object) -> Item | None:
 
 
 def _field(name: str, value: object) -> object:
-    """Of an attribute of a kind that we write, its value; any other as it is: an item of no use, and yet to be replaced."""
+    """Return the value of an attribute. An attribute of an unexpected type stays as it is, so that a swap can replace it."""
     if isinstance(value, dict):
         if name in _NUMBERS and isinstance(number := value.get("N"), str):
             try:
@@ -126,7 +130,7 @@ def _field(name: str, value: object) -> object:
 
 def _attributes(item: Item) -> dict[str, dict[str, str]]:
     fields = item.fields()
-    expires = int(item.expires) + 1  # DynamoDB deletes by whole seconds
+    expires = int(item.expires) + 1  # TTL has whole seconds
     return {name: _value(fields[name]) for name in fields} | {"expires": {"N": str(expires)}}
 
 

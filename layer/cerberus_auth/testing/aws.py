@@ -1,4 +1,4 @@
-"""What a function under test calls of AWS, in memory: KMS decrypts what the fake Cerberus encrypted, STS says who one is."""
+"""A fake of the KMS and STS operations that authentication needs: Decrypt and GetCallerIdentity."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ _XMLNS = "https://sts.amazonaws.com/doc/2011-06-15/"
 
 
 class Aws:
-    """A context manager: KMS and STS at one URL, for whoever asks; signatures are not looked at.
+    """Run a fake KMS and STS at one URL. It does not check signatures.
 
-    :param account_id: of the keys.
-    :param role_arn: the execution role of the function under test.
+    Parameters
+    ----------
+    account_id : str
+        The AWS account of the KMS keys, 12 digits.
+    role_arn : str
+        The ARN of the execution role of the function under test.
     """
 
     def __init__(self, account_id: str, role_arn: str) -> None:
@@ -34,22 +38,22 @@ class Aws:
         self.url = self.server.url
 
     def close(self) -> None:
-        """End the server. May be called again."""
+        """Stop the server. Safe to repeat."""
         self.server.close()
 
     def create(self, principal: str, region: str) -> str:
-        """See ``Keys``."""
+        """Return the ARN of a new key. See ``Keys``."""
         return f"arn:{self._partition}:kms:{region}:{self._account_id}:key/{uuid.uuid4()}"
 
     def encrypt(self, plaintext: bytes, key_arn: str, region: str) -> bytes:
-        """See ``Keys``. The ciphertext is a name for the plaintext, and nothing more."""
+        """Return a random ciphertext, and remember its plaintext. See ``Keys``."""
         ciphertext = secrets.token_bytes(128)
         with self._lock:
             self._encrypted[ciphertext] = plaintext, key_arn, region
         return ciphertext
 
     def caller(self, request: Request, region: str) -> str:
-        """See ``Callers``."""
+        """Return the ARN of the assumed role. See ``Callers``."""
         return self._caller
 
     def _respond(self, request: Request) -> Response:
@@ -57,7 +61,9 @@ class Aws:
             return self._decrypt(request)
         if parse_qs(request.body.decode("latin-1")).get("Action") == ["GetCallerIdentity"]:
             return self._identity(request.headers["Accept"] == "application/json")
-        return _json(400, {"__type": "UnknownOperationException", "message": "Not among what this fake knows of AWS."})
+        return _json(
+            400, {"__type": "UnknownOperationException", "message": "This fake does not implement the operation."}
+        )
 
     def _identity(self, as_json: bool) -> Response:
         if as_json:
@@ -77,7 +83,7 @@ class Aws:
         if not key_arn:
             return _json(400, {"__type": "InvalidCiphertextException"})
         scope = _SCOPE.search(request.headers["Authorization"] or "")
-        if scope is None or scope[1] != region:  # KMS words it like the refusal of a key's policy
+        if scope is None or scope[1] != region:  # KMS returns the same error as for the policy of a key
             message = "The ciphertext refers to a key that is not in this region: no resource-based policy allows it."
             return _json(400, {"__type": "AccessDeniedException", "Message": message})
         return _json(200, {"KeyId": key_arn, "Plaintext": base64.b64encode(plaintext).decode()})

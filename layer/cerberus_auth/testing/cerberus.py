@@ -1,7 +1,7 @@
-"""A stand-in for Cerberus' management service: authentication by KMS and by STS, secrets, files, revocation.
+"""A fake of the Cerberus management service: authentication by KMS and STS, secrets, files and revocation.
 
-It answers as version 4.13.0 does, its errors and its behaviour when it is ill included. It is given the keys that it
-encrypts with, and whoever knows the signer of a request.
+It behaves like Cerberus 4.13.0, also in error cases and during outages. The caller provides KMS (``Keys``) and STS
+(``Callers``).
 """
 
 from __future__ import annotations
@@ -23,10 +23,20 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from .http_server import Request, Response, Server
-from .web import ACTUATOR, PageError, RefusalError, as_json, dressed, file_headers, not_mapped, resolve, unexpected
+from .web import (
+    ACTUATOR,
+    PageError,
+    RefusalError,
+    as_json,
+    file_headers,
+    not_mapped,
+    resolve,
+    unexpected_error,
+    with_common_headers,
+)
 
 VERSION = "4.13.0"
-"""Of the service that this stands in for."""
+"""The version of Cerberus that this fake behaves like."""
 
 _REGION_NAMES = """
 us-gov-west-1 us-gov-east-1 us-east-1 us-east-2 us-west-1 us-west-2 eu-west-1 eu-west-2 eu-west-3 eu-central-1 eu-central-2
@@ -35,15 +45,15 @@ ap-northeast-1 ap-northeast-2 ap-northeast-3 sa-east-1 cn-north-1 cn-northwest-1
 af-south-1
 """
 REGIONS = frozenset(_REGION_NAMES.split())
-"""Those that the service knows: those of AWS SDK for Java 1.12.454, which it was built with."""
+"""The regions that Cerberus knows: those of AWS SDK for Java 1.12.454, its dependency."""
 
 KMS_PLAINTEXT_LIMIT = 4096
-"""Bytes that KMS encrypts at most; the service shortens its answer to fit."""
+"""The maximum number of bytes that KMS encrypts. Cerberus shortens larger responses."""
 
 DEFAULT_LEASE_SECONDS = 3600
 
 _WRITER = "owner@example.com"
-"""Who has put everything here, as the lists say."""
+"""The user that created and updated all secrets and files."""
 
 _READ_AND_WRITE = ("GET", "POST", "PUT", "DELETE")
 _STARTED = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -56,15 +66,15 @@ _CREDENTIAL_SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/(?P<region>[^/,\s]+)/
 
 
 class Call(NamedTuple):
-    """One request that arrived, in the order of their answers. ``status`` is 0 where a fault left it without one."""
+    """A request to Cerberus and the status of its response. ``status`` is 0 if a fault prevented the response."""
 
     method: str
     path: str
     status: int
     principal: str | None
-    """The ARN that asked to authenticate, or that the token was made for; ``None`` where neither is known."""
+    """The ARN that authenticated, or the owner of the token. ``None`` if unknown."""
     body: dict[str, Any] | None
-    """The JSON object that was posted."""
+    """The JSON object in the body of the request."""
     client: str | None
     """The ``X-Cerberus-Client`` header."""
 
@@ -73,12 +83,12 @@ class Call(NamedTuple):
 class _Token:
     principal: str
     expires: float
-    """On the clock of :func:`time.monotonic`."""
+    """By ``time.monotonic()``, in seconds."""
 
 
 @dataclass(frozen=True)
 class _Version:
-    """A secret or a file as it was stored once."""
+    """One version of a secret or a file."""
 
     content: Any
     size: int
@@ -87,79 +97,136 @@ class _Version:
 
 
 class KeyUnusableError(Exception):
-    """A principal's key could not be created or used."""
+    """The KMS key of a principal cannot be created or used."""
 
 
 class Keys(Protocol):
-    """KMS in Cerberus' account."""
+    """KMS in the AWS account of Cerberus."""
 
     def create(self, principal: str, region: str) -> str:
-        """Create a key under which this principal alone may decrypt, and return the key's ARN.
+        """Create a key that only the principal can decrypt with.
 
-        :raises KeyUnusableError: that is not possible.
+        Parameters
+        ----------
+        principal : str
+            The ARN of the principal.
+        region : str
+            The AWS region of the key.
+
+        Returns
+        -------
+        str
+            The ARN of the key.
+
+        Raises
+        ------
+        KeyUnusableError
+            KMS cannot create the key.
         """
 
     def encrypt(self, plaintext: bytes, key_arn: str, region: str) -> bytes:
-        """Encrypt under a key.
+        """Encrypt with a key.
 
-        :raises KeyUnusableError: that is not possible.
+        Parameters
+        ----------
+        plaintext : bytes
+            4,096 bytes at most.
+        key_arn : str
+            The ARN of the key.
+        region : str
+            The AWS region of the key.
+
+        Returns
+        -------
+        bytes
+            The ciphertext.
+
+        Raises
+        ------
+        KeyUnusableError
+            KMS cannot use the key.
         """
 
 
 class Callers(Protocol):
-    """Whoever knows who signed a request."""
+    """STS, which identifies the signer of a request."""
 
     def caller(self, request: Request, region: str) -> str:
-        """Give the ARN of who signed, for STS in this region.
+        """Return the ARN of the signer of a request.
 
-        :raises RefusalError: nobody did, as AWS sees it.
+        Parameters
+        ----------
+        request : Request
+            A signed request.
+        region : str
+            The AWS region of STS.
+
+        Returns
+        -------
+        str
+            The ARN.
+
+        Raises
+        ------
+        RefusalError
+            The signature is not valid.
         """
 
 
 class Cerberus:
-    """A context manager: the service, listening from its construction to its end. Many threads may use all of it.
+    """Run a fake Cerberus on a loopback address, until ``close`` or the end of the ``with`` block. Thread-safe.
 
-    :param keys: which it encrypts with.
-    :param callers: what it asks who signed.
-    :param tls: a server's context, or ``None`` for plain HTTP.
-    :param port: 0 for one that the system chooses.
-    :raises OSError: the port is in use.
+    Parameters
+    ----------
+    keys : Keys
+        KMS, which encrypts the auth responses.
+    callers : Callers
+        STS, which identifies the signer of a request.
+    tls : ssl.SSLContext, optional
+        The TLS context of the server. Plain HTTP by default.
+    port : int
+        The port. 0: the operating system chooses a free one.
+
+    Raises
+    ------
+    OSError
+        The port is in use.
     """
 
     def __init__(self, keys: Keys, callers: Callers, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.lease_seconds: Any = DEFAULT_LEASE_SECONDS
-        """Sent as it is, whatever it is; ``None`` leaves it out. What is no sensible number counts as an hour here."""
+        """The lease that responses contain. Any value is sent as it is; ``None`` omits it. An invalid lease lasts one hour."""
         self.kms_enabled = True
         self.sts_enabled = True
         self.v1_enabled = True
-        """``/v1/auth/iam-role``, which ``kms_enabled`` switches off too."""
+        """Whether ``/v1/auth/iam-role`` is enabled. It requires ``kms_enabled`` too."""
         self.kms_cache_seconds: float = 0
-        """For how long a principal gets the same KMS answer in a region. Revoking the token does not end that."""
+        """Seconds for which a principal gets the same KMS response in a region, even if its token is revoked."""
         self.answer_after_seconds: float = 0
-        """How long every answer takes at least."""
+        """The minimum time of each response, in seconds."""
         self.key_creation_seconds: float = 0
-        """How long KMS takes to create a principal's key."""
+        """Seconds that KMS needs to create a key."""
         self.partitions = {"aws", "aws-cn"}
-        """Those switched on, of the two that the service knows."""
+        """The enabled AWS partitions."""
         self.truncate_metadata = False
-        """Shorten KMS answers even where they would fit."""
+        """Whether to shorten KMS responses that would fit too."""
         self.plaintext_override: bytes | None = None
-        """In place of the token's JSON: encrypted for KMS, in clear for STS."""
+        """Sent instead of the JSON with the token: encrypted for KMS, not encrypted for STS."""
         self.auth_data_override: str | None = None
-        """In place of the base64 of the ciphertext."""
+        """Sent instead of the base64 of the ciphertext."""
 
         self.calls: list[Call] = []
         self.authentications = 0
-        """Tokens made."""
+        """The number of tokens issued."""
         self.cached_answers = 0
-        """KMS answers given again."""
+        """The number of KMS responses sent again."""
         self.keys_made = 0
-        """KMS keys created, those that lost the race and stay behind among them."""
+        """The number of KMS keys created, including unused ones of concurrent requests."""
 
         self._lock = threading.Lock()
         self._grants: defaultdict[str, set[str]] = defaultdict(set)
         self._tokens: dict[str, _Token] = {}
-        self._answers: dict[tuple[str, str, str], tuple[float, Response]] = {}
+        self._responses: dict[tuple[str, str, str], tuple[float, Response]] = {}
         self._secrets: defaultdict[str, dict[str, _Version]] = defaultdict(dict)
         self._files: defaultdict[str, dict[str, _Version]] = defaultdict(dict)
         self._key_arns: dict[tuple[str, str], str] = {}
@@ -169,24 +236,32 @@ class Cerberus:
         self.server = Server(self._respond, tls, port, replaced=self._count_replaced)
         self.url = self.server.url
 
-    # What a test arranges
+    # Setup of a test
 
     def grant(self, principal_arn: str, sdb: str = "app/orders") -> None:
-        """Register a principal, or an account by the ARN of its root, for a safe deposit box (``category/name``)."""
+        """Give a principal access to a safe deposit box.
+
+        Parameters
+        ----------
+        principal_arn : str
+            The ARN of a principal, or the root ARN of an account.
+        sdb : str
+            ``category/box``.
+        """
         with self._lock:
             self._grants[principal_arn].add(sdb)
 
     def deny(self, principal_arn: str) -> None:
-        """Take back everything that was granted to a principal."""
+        """Remove a principal from all safe deposit boxes."""
         with self._lock:
             self._grants.pop(principal_arn, None)
 
     def put_secret(self, path: str, data: dict[str, str]) -> str:
-        """Store a new version of a secret (``category/sdb/path``), and give the version's id."""
+        """Store a new version of a secret (``category/box/path``), and return the ID of the version."""
         return self._put(self._secrets, path, dict(data), len(json.dumps(data)))
 
     def put_file(self, path: str, content: bytes) -> str:
-        """Store a new version of a file (``category/sdb/path``), and give the version's id."""
+        """Store a new version of a file (``category/box/path``), and return the ID of the version."""
         return self._put(self._files, path, content, len(content))
 
     def _put(self, stored: defaultdict[str, dict[str, _Version]], path: str, content: Any, size: int) -> str:
@@ -197,7 +272,7 @@ class Cerberus:
         return version
 
     def revoke(self, token: str | None = None) -> None:
-        """Revoke a token, or all of them."""
+        """Revoke a token, by default all tokens."""
         with self._lock:
             if token is None:
                 self._tokens.clear()
@@ -205,9 +280,9 @@ class Cerberus:
                 self._tokens.pop(token, None)
 
     def key_arn(self, principal: str, region: str) -> str:
-        """Return the KMS key of a principal in a region, created now if there is none.
+        """Return the ARN of the KMS key of a principal in a region. Create the key if there is none.
 
-        Callers that come before the first key is recorded each create one. One is recorded, the others fail.
+        Concurrent requests each create a key. Cerberus records one of them, and the other requests fail.
         """
         with self._lock:
             known = self._key_arns.get((principal, region))
@@ -219,20 +294,25 @@ class Cerberus:
         with self._lock:
             self.keys_made += 1
             if self._key_arns.setdefault((principal, region), created) != created:
-                raise unexpected()
+                raise unexpected_error()
         return created
 
     @contextlib.contextmanager
     def database_down(self) -> Iterator[None]:
-        """Refuse every token with 401 and every authentication with 500, as the service does without its database."""
+        """Return a context manager in which tokens get 401 and authentications 500, as without a database."""
         with self._without_database(0):
             yield
 
     @contextlib.contextmanager
     def database_hanging(self, seconds: float = 60) -> Iterator[None]:
-        """Answer nothing that needs the database for so many seconds, and then as in ``database_down``.
+        """Return a context manager in which requests that need the database hang, then fail as in ``database_down``.
 
-        At the end of the context, those that still wait are answered as ever.
+        When the context ends, waiting requests get their normal response.
+
+        Parameters
+        ----------
+        seconds : float
+            The time after which a request fails.
         """
         with self._without_database(seconds):
             yield
@@ -247,15 +327,15 @@ class Cerberus:
             self._outage = before
             outage.over.set()
 
-    # What a test looks at
+    # Results of a test
 
     def count(self, path_prefix: str) -> int:
-        """How many requests arrived whose path begins so, whatever became of them."""
+        """Return the number of requests whose path starts with a prefix, failed ones included."""
         with self._lock:
             return sum(call.path.startswith(path_prefix) for call in self.calls)
 
     def close(self) -> None:
-        """End the server, its threads and its connections. May be called again."""
+        """Stop the server and close its connections. Safe to repeat."""
         self.server.close()
 
     def __enter__(self) -> Self:
@@ -273,11 +353,11 @@ class Cerberus:
             self.server.pause(self.answer_after_seconds)
         call = _Call(request)
         try:
-            response = dressed(self._route(call), request)
+            response = with_common_headers(self._route(call), request)
         except PageError as page:
             response = page.response
         except RefusalError as refusal:
-            response = dressed(refusal.response, request)
+            response = with_common_headers(refusal.response, request)
         self._count(call, response.status)
         return response
 
@@ -350,13 +430,13 @@ class Cerberus:
         return as_json(200, {"build": build}, ACTUATOR)
 
     def _database_answers(self) -> bool:
-        """Return whether the database is there; wait as long as it hangs."""
+        """Return whether the database responds. Wait while it hangs."""
         outage = self._outage
         if outage is None:
             return True
         until = time.monotonic() + outage.seconds
         while not outage.over.is_set() and (left := until - time.monotonic()) > 0:
-            self.server.pause(0)  # ends with the server
+            self.server.pause(0)  # raises once the server is closed
             outage.over.wait(min(left, 0.05))
         return outage.seconds > 0 and outage.over.is_set()
 
@@ -365,24 +445,24 @@ class Cerberus:
     def _authenticate_by_kms(self, call: _Call) -> Response:
         body = call.body
         if body is None:
-            raise unexpected()
+            raise unexpected_error()
         if call.request.path.startswith("/v1/"):
-            # As the service does: always this partition.
+            # Cerberus always uses this partition here.
             call.principal = f"arn:aws:iam::{body.get('account_id')}:role/{body.get('role_name')}"
             named = {"aws_account_id": body.get("account_id"), "aws_iam_role_name": body.get("role_name")}
         elif body.get("iam_principal_arn") is None:
-            raise unexpected()
+            raise unexpected_error()
         else:
             call.principal = str(body["iam_principal_arn"]).rstrip()
             named = {"aws_iam_principal_arn": call.principal}
-        registered = self._look_up(call.principal)
+        registered = self._registered_name(call.principal)
         region = str(body.get("region"))
         if region not in REGIONS:
             raise RefusalError(400, 99229, "Invalid AWS region provided during authentication.")
 
-        question = (call.request.path, call.principal, region)
+        cache_key = (call.request.path, call.principal, region)
         with self._lock:
-            until, response = self._answers.get(question, (0.0, None))
+            until, response = self._responses.get(cache_key, (0.0, None))
             if response is not None and time.monotonic() < until:
                 self.cached_answers += 1
                 return response
@@ -400,19 +480,19 @@ class Cerberus:
         with self._lock:
             self.authentications += 1
             if self.kms_cache_seconds > 0:
-                self._answers[question] = (time.monotonic() + self.kms_cache_seconds, response)
+                self._responses[cache_key] = (time.monotonic() + self.kms_cache_seconds, response)
         return response
 
     def _authenticate_by_sts(self, call: _Call) -> Response:
-        call.principal = self._callers.caller(call.request, self._signed_for(call.request))
-        self._look_up(call.principal)
+        call.principal = self._callers.caller(call.request, self._signed_region(call.request))
+        self._registered_name(call.principal)
         token = self._new_token(call.principal, {"aws_iam_principal_arn": call.principal}, for_kms=False)
         with self._lock:
             self.authentications += 1
         return Response(200, token, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"})
 
-    def _signed_for(self, request: Request) -> str:
-        """Give the region that a request was signed for."""
+    def _signed_region(self, request: Request) -> str:
+        """Return the region in the signature of a request."""
         authorization = request.headers["Authorization"]
         if not authorization or not request.headers["x-amz-date"]:
             raise RefusalError(400, 99236, "One or more required headers are missing.")
@@ -421,10 +501,13 @@ class Cerberus:
             raise RefusalError(400, 99999, "Request will not be completed.")
         return scope["region"]
 
-    def _look_up(self, principal: str) -> str:
-        """Find the role, or other principal, that a key is kept for.
+    def _registered_name(self, principal: str) -> str:
+        """Return the ARN under which a principal has a KMS key.
 
-        :raises RefusalError: the ARN is none, its partition is switched off, or nothing is granted to it.
+        Raises
+        ------
+        RefusalError
+            The ARN is not valid, its partition is disabled, or it has access to no box.
         """
         arn = _PRINCIPAL.fullmatch(principal)
         if arn is None:
@@ -433,8 +516,8 @@ class Cerberus:
             code = 99244 if arn["partition"] == "aws-cn" else 99245
             raise RefusalError(401, code, f"The partition {arn['partition']} is disabled by the admin.")
         if not self._database_answers():
-            raise unexpected()
-        as_given, *others = _names(arn)
+            raise unexpected_error()
+        as_given, *others = _lookup_names(arn)
         with self._lock:
             if self._grants.get(as_given):
                 return as_given
@@ -443,7 +526,7 @@ class Cerberus:
         raise RefusalError(400, 99216, f"The role: {principal} was not configured for any SDB.")
 
     def _new_token(self, principal: str, named: Mapping[str, Any], *, for_kms: bool) -> bytes:
-        """Make a token and give the JSON that tells of it."""
+        """Create a token, and return the JSON of the response with it."""
         lease = self.lease_seconds
         seconds = lease if isinstance(lease, int | float) and abs(lease) < 1e12 else DEFAULT_LEASE_SECONDS
         value = secrets.token_urlsafe(48)
@@ -472,11 +555,11 @@ class Cerberus:
             encoded = json.dumps(token).encode()
         return encoded
 
-    # What a token is for
+    # Secrets, files and lists
 
     def _check_token(self, call: _Call) -> None:
-        """Note the principal that the request's token was made for."""
-        # The service takes a database that is away for a token that it does not know.
+        """Check the token of a request, and record its principal."""
+        # Without its database, Cerberus rejects all tokens as unknown.
         known = bool(call.token) and self._database_answers()
         with self._lock:
             token = self._tokens.get(call.token) if known else None
@@ -486,30 +569,30 @@ class Cerberus:
             raise RefusalError(401, 99105, "X-Vault-Token or X-Cerberus-Token header is malformed or invalid.")
 
     def _boxes(self) -> set[str]:
-        """All safe deposit boxes: those granted to somebody, and those that hold something. The lock is held."""
+        """Return all boxes: those with a principal, and those with a secret or file. The caller holds the lock."""
         used = {"/".join(path.split("/")[:2]) for path in (*self._secrets, *self._files)}
         return used.union(*self._grants.values())
 
     def _may_read(self, call: _Call, box: str) -> bool:
-        """Whether a box is granted to who has the token. The lock is held."""
+        """Return whether the owner of the token has access to a box. The caller holds the lock."""
         arn = _PRINCIPAL.fullmatch(call.principal or "")
-        return arn is not None and any(box in self._grants.get(name, ()) for name in _names(arn))
+        return arn is not None and any(box in self._grants.get(name, ()) for name in _lookup_names(arn))
 
     def _check_access(self, call: _Call, path: str) -> None:
         category, _, below = path.partition("/")
         box = f"{category}/{below.partition('/')[0]}"
         if not below:
             raise RefusalError(400, 99999, "Request will not be completed.")
-        if _beyond_the_database(box):
-            raise unexpected()
+        if _has_four_byte_characters(box):
+            raise unexpected_error()
         with self._lock:
             is_there, may_read = box in self._boxes(), self._may_read(call, box)
         if not is_there:
             raise RefusalError(404, 99996, "Not found")
-        if not may_read or call.request.method not in ("GET", "HEAD"):  # it is granted for reading
+        if not may_read or call.request.method not in ("GET", "HEAD"):  # all grants are read-only
             raise RefusalError(403, 99994, "Access to the requested resource was denied.")
-        if _beyond_the_database(path):
-            raise unexpected()
+        if _has_four_byte_characters(path):
+            raise unexpected_error()
 
     def _list_boxes(self, call: _Call) -> Response:
         with self._lock:
@@ -523,24 +606,24 @@ class Cerberus:
             with self._lock:
                 below = [name.removeprefix(f"{path}/") for name in self._secrets if name.startswith(f"{path}/")]
             keys = {head + slash for head, slash, _ in (name.partition("/") for name in below)}
-            # The service sorts nothing. This order is never the sorted one where there are two.
-            return _of_vault(None, {"keys": sorted(keys, reverse=True)}, {})
+            # Cerberus does not sort. Two or more keys are never in sorted order here, so tests find a missing sort.
+            return _vault_response(None, {"keys": sorted(keys, reverse=True)}, {})
         with self._lock:
             versions = dict(self._secrets.get(path, {}))
-        stored = _asked_for(query, versions)
+        stored = _requested_version(query, versions)
         if stored is None:
             return Response(404)
         if "versionId" in query:
-            metadata = {"version_id": query["versionId"], **_written(stored)}
+            metadata = {"version_id": query["versionId"], **_version_fields(stored)}
         else:
             first = next(iter(versions.values()))
-            metadata = _last_written("created", first) | _last_written("last_updated", stored)
-        return _of_vault(str(uuid.uuid4()), stored.content, metadata)
+            metadata = _change_fields("created", first) | _change_fields("last_updated", stored)
+        return _vault_response(str(uuid.uuid4()), stored.content, metadata)
 
     def _read_file(self, call: _Call, path: str) -> Response:
         self._check_access(call, path)
         with self._lock:
-            stored = _asked_for(call.request.query, self._files.get(path, {}))
+            stored = _requested_version(call.request.query, self._files.get(path, {}))
         if stored is None:
             raise RefusalError(404, 99996, "Not found")
         return Response(200, stored.content, file_headers(path.rpartition("/")[2]))
@@ -559,7 +642,7 @@ class Cerberus:
                 "path": path,
                 "type": kind,
                 "size_in_bytes": each.size,
-                **_written(each),
+                **_version_fields(each),
             }
             for version, each in reversed(versions)
         ]
@@ -572,11 +655,11 @@ class Cerberus:
         found = [
             {
                 "sdbox_id": _box_id(name),
-                "path": name.partition("/")[2],  # without the category, as the service has it
+                "path": name.partition("/")[2],  # Cerberus omits the category
                 "size_in_bytes": versions[-1].size,
                 "name": name.rpartition("/")[2],
-                **_last_written("created", versions[0]),
-                **_last_written("last_updated", versions[-1]),
+                **_change_fields("created", versions[0]),
+                **_change_fields("last_updated", versions[-1]),
             }
             for name, versions in sorted(files.items())
         ]
@@ -585,14 +668,14 @@ class Cerberus:
 
 @dataclass(frozen=True)
 class _Outage:
-    """The database refuses connections (no seconds), or does not answer for so many seconds."""
+    """An outage of the database: it is down (0 seconds), or each request hangs for some seconds."""
 
     seconds: float
     over: threading.Event = field(default_factory=threading.Event)
 
 
 class _Call:
-    """A request, and what becomes known of it on the way to its answer."""
+    """A request that is being handled, with its principal, token and body."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -607,10 +690,10 @@ class _Call:
             self.body = body
 
 
-def _names(arn: re.Match[str]) -> list[str]:
-    """By which the service looks a principal up, in this order: as given, as a role, the whole account."""
+def _lookup_names(arn: re.Match[str]) -> list[str]:
+    """Return the names under which Cerberus looks up a principal, in order: as sent, as a role, as an account."""
     partition, account = arn["partition"], arn["account"]
-    # An assumed role has lost the path of its role, which is therefore not found by this name.
+    # The ARN of an assumed role does not contain the path of the role, so Cerberus does not find a role with a path.
     as_role = [] if _ROLE.fullmatch(arn[0]) else [f"arn:{partition}:iam::{account}:role/{arn['name']}"]
     return [arn[0], *as_role, f"arn:{partition}:iam::{account}:root"]
 
@@ -620,21 +703,21 @@ def _check_method(method: str, *known: str) -> None:
         raise RefusalError(405, 120, "Http Request method not allowed for this resource")
 
 
-def _beyond_the_database(text: str) -> bool:
-    """Whether there is a character that the database's three-byte UTF-8 cannot hold."""
+def _has_four_byte_characters(text: str) -> bool:
+    """Return whether a text has characters that the three-byte UTF-8 of the database cannot store."""
     return any(each > "\uffff" for each in text)
 
 
-def _asked_for(query: Mapping[str, str], versions: Mapping[str, _Version]) -> _Version | None:
-    """Find the version that a request asks for, by default the current one."""
+def _requested_version(query: Mapping[str, str], versions: Mapping[str, _Version]) -> _Version | None:
+    """Return the version that a request names, by default the current one."""
     version = query.get("versionId", "CURRENT")
     if version == "CURRENT":
         version = next(reversed(list(versions)), "")
     return versions.get(version)
 
 
-def _of_vault(request_id: str | None, data: Any, metadata: dict[str, str]) -> Response:
-    """Return a secret or a list with the fields of the days when Vault kept them."""
+def _vault_response(request_id: str | None, data: Any, metadata: dict[str, str]) -> Response:
+    """Return a secret or a list with the fields that Vault used, as Cerberus still does."""
     return as_json(
         200,
         {
@@ -651,7 +734,7 @@ def _of_vault(request_id: str | None, data: Any, metadata: dict[str, str]) -> Re
     )
 
 
-def _written(version: _Version) -> dict[str, str]:
+def _version_fields(version: _Version) -> dict[str, str]:
     return {
         "action": version.action,
         "action_principal": _WRITER,
@@ -661,7 +744,7 @@ def _written(version: _Version) -> dict[str, str]:
     }
 
 
-def _last_written(what: str, version: _Version) -> dict[str, str]:
+def _change_fields(what: str, version: _Version) -> dict[str, str]:
     return {f"{what}_by": _WRITER, f"{what}_ts": version.created}
 
 
@@ -679,7 +762,7 @@ def _id(name: str) -> str:
 
 
 def _page(request: Request, found: list[dict[str, Any]], name: str, kind: str) -> Response:
-    """A page of a list, as the service counts it."""
+    """Return one page of a list, with the counts of Cerberus."""
     given = request.query.get("limit", "100"), request.query.get("offset", "0")
     if not all(re.fullmatch("[0-9]{1,9}", number) for number in given):
         raise RefusalError(400, 99999, "Request will not be completed.")

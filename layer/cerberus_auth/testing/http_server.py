@@ -1,4 +1,4 @@
-"""A threaded HTTP/1.1 server with faults on demand, which both stand-ins, of Cerberus and of AWS, stand on."""
+"""A threaded HTTP/1.1 server that can inject faults. The fake Cerberus and the fake AWS use it."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl
 
 BACKLOG = 512
-"""Connections that may wait to be accepted: tests start hundreds of clients at the same moment."""
+"""The number of connections that can wait to be accepted. Tests start hundreds of clients at once."""
 
 CHUNK = 8192
-"""Bytes in one chunk of a body."""
+"""The size of one chunk of a body, in bytes."""
 
 NO_STATUS = 0
-"""What stands for the status of a request that got no answer."""
+"""The status that is recorded for a request without a response."""
 
 
 class Request(NamedTuple):
-    """One request as it arrived."""
+    """One HTTP request."""
 
     method: str
     path: str
-    """Without the query, percent-encoding left as it was sent."""
+    """Without the query, percent-encoded as sent."""
     query: dict[str, str]
-    """Decoded; of a parameter given twice, the last."""
+    """Decoded. If a parameter is repeated, its last value."""
     headers: Message
-    """Looked up without regard to case."""
+    """Look-up ignores case."""
     body: bytes
 
 
 class Response(NamedTuple):
-    """One answer.
+    """One HTTP response.
 
-    The server adds ``Content-Length``, or sends the body in chunks where ``Transfer-Encoding: chunked`` is among the
-    headers; ``Connection: close`` ends the connection.
+    The server adds ``Content-Length``. With the header ``Transfer-Encoding: chunked`` it sends the body in chunks instead. With
+    ``Connection: close`` it closes the connection.
     """
 
     status: int
@@ -57,16 +57,16 @@ class Response(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-class _EndedError(ConnectionError):
-    """The server or this connection is being closed: whoever waits in it gives up."""
+class _ServerClosedError(ConnectionError):
+    """The server is closed. Ends the threads that wait."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong with one answer. Made by the functions below.
+    """A fault in the response to a request. Use the static methods to create one.
 
-    ``replacement`` is sent in place of the service's answer. Without one, ``reset`` and ``hang`` send nothing and do
-    not ask the service; all other kinds distort the service's own answer.
+    A fault with a ``replacement`` sends that response instead of the service's. The kinds ``reset`` and ``hang`` send
+    nothing, and do not call the service. All other kinds change how the response of the service is sent.
     """
 
     kind: str
@@ -76,76 +76,86 @@ class Fault:
 
     @property
     def replaces(self) -> bool:
-        """Whether the service is not asked at all."""
+        """Whether the service is not called."""
         return self.replacement is not None or self.kind in ("reset", "hang")
 
     @staticmethod
     def reset() -> Fault:
-        """The connection is reset (RST) once the request has been read."""
+        """Reset the connection (RST) after the request."""
         return Fault("reset")
 
     @staticmethod
     def hang() -> Fault:
-        """Nothing is sent until the client gives up or the server is closed."""
+        """Send nothing until the client disconnects or the server is closed."""
         return Fault("hang")
 
     @staticmethod
     def hang_after_headers() -> Fault:
-        """The status line and headers are sent, and then nothing."""
+        """Send the status line and the headers, and then nothing."""
         return Fault("hang_after_headers")
 
     @staticmethod
     def drip_headers(every: float) -> Fault:
-        """The status line and headers are sent one byte each ``every`` seconds, the body then at once."""
+        """Send one byte of the status line and the headers every ``every`` seconds, then the whole body."""
         return Fault("drip_headers", every)
 
     @staticmethod
     def drip_body(every: float) -> Fault:
-        """The body is sent one byte each ``every`` seconds."""
+        """Send the headers, and then one byte of the body every ``every`` seconds."""
         return Fault("drip_body", every)
 
     @staticmethod
     def half_body() -> Fault:
-        """Half of the body that ``Content-Length`` promises is sent, and the connection closed."""
+        """Send half of the body that ``Content-Length`` announces, and close the connection."""
         return Fault("half_body")
 
     @staticmethod
     def status(code: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Fault:
-        """Another answer, as from a proxy on the way: 503, 429 with ``Retry-After``, 302 with ``Location``."""
+        """Send another response, as a proxy does.
+
+        Parameters
+        ----------
+        code : int
+            The HTTP status, such as 503.
+        body : bytes
+            The body. Empty by default.
+        headers : mapping of str to str, optional
+            The headers, such as ``Retry-After`` or ``Location``.
+        """
         return Fault("status", replacement=Response(code, body, headers or {}))
 
     @staticmethod
     def html(code: int = 200) -> Fault:
-        """A page of a load balancer in place of the answer."""
+        """Send an HTML page, as a load balancer does."""
         page = b"<!DOCTYPE html>\n<html><head><title>Sorry</title></head><body>We will be back soon.</body></html>\n"
         return Fault("html", replacement=Response(code, page, {"Content-Type": "text/html; charset=utf-8"}))
 
     @staticmethod
     def empty() -> Fault:
-        """200 and no body."""
+        """Send status 200 without a body."""
         return Fault("empty", replacement=Response(200))
 
     @staticmethod
     def wrong_content_type(content_type: str = "text/plain") -> Fault:
-        """The service's own answer under another content type."""
+        """Send the response of the service with another content type."""
         return Fault("wrong_content_type", content_type=content_type)
 
     @staticmethod
     def gzip_bomb(size: int = 64 * 1024 * 1024) -> Fault:
-        """A small gzip body that unpacks to ``size`` bytes."""
+        """Send a small gzip body that decompresses to ``size`` bytes."""
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         return Fault("gzip_bomb", replacement=Response(200, _gzipped_spaces(size), headers))
 
     @staticmethod
     def delay(seconds: float) -> Fault:
-        """The service's own answer, this much later."""
+        """Send the response of the service ``seconds`` later."""
         return Fault("delay", seconds)
 
 
 @functools.cache
 def _gzipped_spaces(size: int) -> bytes:
     block = b" " * min(size, 1024 * 1024)
-    packer = zlib.compressobj(wbits=31)  # 31: with the header and trailer of gzip
+    packer = zlib.compressobj(wbits=31)  # 31: gzip format
     packed = [packer.compress(block) for _ in range(size // len(block))]
     return b"".join([*packed, packer.compress(block[: size % len(block)]), packer.flush()])
 
@@ -164,30 +174,40 @@ class _PlannedFault:
 
 
 class Faults:
-    """The faults planned for a server. Each request meets the first one that is meant for it, or none."""
+    """The planned faults of a server. Each request gets the first one that matches it, if any."""
 
     def __init__(self) -> None:
         self._planned: list[_PlannedFault] = []
         self._lock = threading.Lock()
 
     def add(self, fault: Fault, when: Callable[[Request], bool] = lambda request: True, times: int | None = 1) -> None:
-        """Plan a fault for the next ``times`` requests for which ``when`` is true (``None``: until cleared)."""
+        """Plan a fault.
+
+        Parameters
+        ----------
+        fault : Fault
+            The fault.
+        when : callable
+            Takes a ``Request``, and returns whether the fault applies to it. All requests by default.
+        times : int or None
+            The number of requests that get the fault. ``None``: all, until ``clear``.
+        """
         with self._lock:
             self._planned.append(_PlannedFault(fault, when, times))
 
     def clear(self) -> None:
-        """Forget every fault that has not fired. One that is under way goes on."""
+        """Remove all planned faults. A request that already has its fault keeps it."""
         with self._lock:
             self._planned.clear()
 
     @property
     def planned(self) -> int:
-        """How many plans are not used up."""
+        """The number of planned faults."""
         with self._lock:
             return len(self._planned)
 
     def take(self, request: Request) -> Fault | None:
-        """Give the fault for this request, which is thereby used up once."""
+        """Return the fault for a request, and count it as used once. ``None`` if no fault matches."""
         with self._lock:
             for planned in self._planned:
                 if planned.when(request):
@@ -200,21 +220,31 @@ class Faults:
 
 
 class Server:
-    """A context manager that listens on 127.0.0.1 from its construction to its end, with a daemon thread a connection.
+    """Run an HTTP server on 127.0.0.1, until ``close`` or the end of the ``with`` block. Each connection has a daemon thread.
 
-    :param respond: makes the answer to a request; called from many threads at once. What it raises is printed on the
-        standard error, and answered by 500.
-    :param tls: a server's context, or ``None`` for plain HTTP.
-    :param port: 0 for one that the system chooses.
-    :param replaced: told of each request whose answer a fault replaced, with the status sent in its place (0: none).
-    :raises OSError: the port is in use.
+    Parameters
+    ----------
+    respond : callable
+        Takes a ``Request`` and returns a ``Response``. Many threads call it. If it raises an error, the server prints the
+        traceback to standard error and returns 500.
+    tls : ssl.SSLContext, optional
+        The TLS context of the server. Plain HTTP by default.
+    port : int
+        The port. 0: the operating system chooses a free one.
+    replaced : callable
+        Called with each request whose response a fault replaced, and with the status that was sent (0: none).
+
+    Raises
+    ------
+    OSError
+        The port is in use.
     """
 
     port: int
     url: str
     faults: Faults
     connections: int
-    """Accepted so far."""
+    """The number of connections accepted so far."""
 
     def __init__(
         self,
@@ -235,7 +265,7 @@ class Server:
         self._listener.start()
 
     def stop_listening(self) -> None:
-        """Be as a server whose process ended: open connections close, hanging ones too, and new ones are refused."""
+        """Close all connections and refuse new ones, as a server does whose process ended."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
@@ -247,21 +277,29 @@ class Server:
             self._listener.start()
 
     def drop_connections(self) -> None:
-        """Close the open connections and go on listening, as a server does with idle ones."""
+        """Close all connections and accept new ones, as a server does with idle connections."""
         if self._listener is not None:
             self._listener.drop_connections()
 
     def pause(self, seconds: float) -> None:
-        """Sleep while making an answer; the server's end cuts it short.
+        """Sleep within ``respond``, until the server is closed at most.
 
-        :raises ConnectionError: the server has ended.
+        Parameters
+        ----------
+        seconds : float
+            The time to sleep.
+
+        Raises
+        ------
+        ConnectionError
+            The server is closed.
         """
         listener = self._listener
         if listener is None or listener.ended.wait(seconds):
-            raise _EndedError
+            raise _ServerClosedError
 
     def close(self) -> None:
-        """End every thread and connection at once. May be called again."""
+        """Stop the server, and close all connections at once. Safe to repeat."""
         self.stop_listening()
 
     def __enter__(self) -> Server:
@@ -274,7 +312,7 @@ class Server:
 
 
 class _Listener:
-    """A listening socket with its threads and connections, from one start to one end."""
+    """A listening socket with its threads and connections."""
 
     def __init__(self, server: Server, tls: ssl.SSLContext | None, port: int) -> None:
         self.server = server
@@ -300,7 +338,7 @@ class _Listener:
         self.drop_connections()
         with self._lock:
             threads = list(self._open)
-        deadline = time.monotonic() + 2  # for those whose answer waits for something else
+        deadline = time.monotonic() + 2  # for threads whose response waits for something else
         for thread in threads:
             thread.join(max(0, deadline - time.monotonic()))
 
@@ -308,7 +346,7 @@ class _Listener:
         with self._lock:
             for connection in self._open.values():
                 with contextlib.suppress(OSError):
-                    # Not SSLSocket.shutdown, which takes the TLS state away under the thread that is reading.
+                    # SSLSocket.shutdown would remove the TLS state while another thread reads.
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def _accept(self) -> None:
@@ -319,7 +357,7 @@ class _Listener:
                 selector.select()
                 try:
                     connection, _ = self._socket.accept()
-                except OSError:  # the client is gone already, or it was the waker
+                except OSError:  # the client has disconnected, or the waker was closed
                     continue
                 self.server.connections += 1
                 connection.setblocking(True)
@@ -332,7 +370,7 @@ class _Listener:
     def _serve(self, connection: socket.socket) -> None:
         try:
             if self._tls is not None:
-                # In this thread, so that a client that stops in its handshake holds up nobody else.
+                # In this thread, so that a client that stalls in its handshake does not block others.
                 connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
                 with self._lock:
                     self._open[threading.current_thread()] = connection
@@ -349,13 +387,13 @@ class _Listener:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """One connection. The base class reads requests; here they are answered."""
+    """Handle one connection. The base class reads the requests."""
 
     protocol_version = "HTTP/1.1"
-    server: _Listener  # type: ignore[assignment]  # all that the base class does with it is to keep it
+    server: _Listener  # type: ignore[assignment]  # the base class only stores it
 
     def log_message(self, format: str, *args: object) -> None:
-        """No access log."""
+        """Write no access log."""
 
     def _answer(self) -> None:
         path, _, query = self.path.partition("?")
@@ -383,18 +421,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _respond(self, request: Request) -> Response:
         try:
             return self.server.server.respond(request)
-        except _EndedError:
+        except _ServerClosedError:
             raise
         except Exception:
             traceback.print_exc(file=sys.stderr)
-            return Response(500, b"The stand-in failed: see its standard error.")
+            return Response(500, b"The fake server failed. See its standard error.")
 
     def _send_nothing(self, fault: Fault) -> None:
         if fault.kind == "reset":
-            # A linger of zero seconds: close() then resets instead of ending the stream.
+            # With a linger time of 0, close() resets the connection.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
-            self._wait_for_the_client_to_go()
+            self._wait_for_disconnect()
         self.close_connection = True
 
     def _distort(self, fault: Fault, request: Request) -> None:
@@ -406,7 +444,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         head, body = self._encoded(response)
         if fault.kind == "hang_after_headers":
             self.connection.sendall(head)
-            self._wait_for_the_client_to_go()
+            self._wait_for_disconnect()
             self.close_connection = True
         elif fault.kind == "half_body":
             self.connection.sendall(head + body[: len(body) // 2])
@@ -422,10 +460,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send(self, response: Response) -> None:
         head, body = self._encoded(response)
-        self.connection.sendall(head + body)  # in one piece: one packet, for most
+        self.connection.sendall(head + body)  # one call, so that most responses fit one packet
 
     def _encoded(self, response: Response) -> tuple[bytes, bytes]:
-        """Make the head and the body to send; both follow the request's method and the status."""
+        """Return the head and the body to send."""
         headers = dict(response.headers)
         names = {name.lower(): value for name, value in headers.items()}
         bodiless = response.status in (204, 304)
@@ -451,8 +489,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _wait(self, seconds: float) -> None:
         if self.server.ended.wait(seconds):
-            raise _EndedError
+            raise _ServerClosedError
 
-    def _wait_for_the_client_to_go(self) -> None:
+    def _wait_for_disconnect(self) -> None:
         while self.connection.recv(65536):
             pass

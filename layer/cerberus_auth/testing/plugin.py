@@ -1,4 +1,4 @@
-"""The pytest plugin of ``cerberus_auth.testing``."""
+"""The pytest plugin with the fixture ``fake_cerberus``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import pytest
 
 from . import FakeCerberus
 
-_OURS = ("AWS_", "CERBERUS_")
-_OF_THE_NETWORK = ("_proxy", "_ca_bundle")
+_PREFIXES = ("AWS_", "CERBERUS_")
+_NETWORK_SUFFIXES = ("_proxy", "_ca_bundle")
 
 
 @pytest.fixture
 def fake_cerberus(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCerberus]:
-    """A fake Cerberus for this test alone, and in the environment what the function needs to find it."""
+    """Run a ``FakeCerberus`` for one test, and set the environment variables that the function needs.
+
+    Other variables for AWS, Cerberus, proxies and certificate files are removed during the test.
+    """
     for name in list(os.environ):
-        if name.startswith(_OURS) or name.lower().endswith(_OF_THE_NETWORK):
+        if name.startswith(_PREFIXES) or name.lower().endswith(_NETWORK_SUFFIXES):
             monkeypatch.delenv(name)
     with FakeCerberus() as fake:
         for name, value in fake.environment.items():

@@ -1,4 +1,4 @@
-"""The web server and the framework around Cerberus: the paths they refuse or resolve, their pages, headers and JSON."""
+"""The web server and framework of Cerberus: paths, error pages, headers and JSON."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .http_server import Request, Response
 ACTUATOR = "application/vnd.spring-boot.actuator.v3+json"
 """The content type of ``/healthcheck`` and ``/info``."""
 
-# The server itself refuses these, and broken percent-encoding, before the application sees the request.
-_REFUSED_BY_SERVER = re.compile(r'[\x00-\x20"#<>\\^`{|}\x7f-\U0010ffff]|%2[fF]|%5[cC]|%(?![0-9A-Fa-f]{2})')
-_REFUSED_CATEGORIES = ("Cc", "Zl", "Zp")  # control characters, U+2028, U+2029
+# The web server rejects these characters and invalid percent-encoding before the application gets the request.
+_REJECTED_BY_SERVER = re.compile(r'[\x00-\x20"#<>\\^`{|}\x7f-\U0010ffff]|%2[fF]|%5[cC]|%(?![0-9A-Fa-f]{2})')
+_REJECTED_CATEGORIES = ("Cc", "Zl", "Zp")  # control characters, U+2028, U+2029
 
 _CONTENT_TYPES = {
     "crt": "application/x-x509-cert",
@@ -32,7 +32,7 @@ _CONTENT_TYPES = {
 
 
 class RefusalError(Exception):
-    """An answer in the service's error format."""
+    """An error response of Cerberus, in its JSON error format."""
 
     def __init__(self, status: int, code: int, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class RefusalError(Exception):
 
 
 class PageError(Exception):
-    """An answer of the web server, in HTML."""
+    """An error page of the web server, in HTML."""
 
     def __init__(self, status: int) -> None:
         phrase = f"HTTP Status {status}: {HTTPStatus(status).phrase}"
@@ -53,25 +53,34 @@ class PageError(Exception):
         self.response = Response(status, page.encode(), headers)
 
 
-def unexpected() -> RefusalError:
-    """Return the answer to anything that the service did not expect."""
+def unexpected_error() -> RefusalError:
+    """Return the response of Cerberus to an error that it does not handle."""
     return RefusalError(500, 10, "An error occurred while fulfilling the request")
 
 
 def resolve(path: str) -> str:
     """Decode a path, and resolve ``..`` and ``//`` in it.
 
+    Parameters
+    ----------
+    path : str
+        The percent-encoded path of a request.
+
+    Returns
+    -------
+    str
+
     Raises
     ------
     PageError
-        The web server refuses it.
+        The web server rejects the path.
     RefusalError
-        The web firewall refuses it.
+        The firewall of the framework rejects the path.
     """
-    if _REFUSED_BY_SERVER.search(path):
+    if _REJECTED_BY_SERVER.search(path):
         raise PageError(400)
     decoded = unquote(path)
-    if any(each in "%;" or unicodedata.category(each) in _REFUSED_CATEGORIES for each in decoded):
+    if any(each in "%;" or unicodedata.category(each) in _REJECTED_CATEGORIES for each in decoded):
         raise RefusalError(401, 99105, "X-Vault-Token or X-Cerberus-Token header is malformed or invalid.")
     parts: list[str] = []
     for part in decoded.split("/"):
@@ -86,13 +95,13 @@ def resolve(path: str) -> str:
 
 
 def as_json(status: int, value: Any, content_type: str = "application/json") -> Response:
-    """Return an answer as the service writes JSON: indented and in chunks."""
+    """Return a JSON response as Cerberus writes it: indented and chunked."""
     body = json.dumps(value, indent=2, separators=(",", " : ")).encode()
     return Response(status, body, {"Content-Type": content_type, "Transfer-Encoding": "chunked"})
 
 
 def not_mapped(request: Request) -> Response:
-    """Return the framework's answer to a path that nothing is mapped to, a method that is switched off among them."""
+    """Return the response of the framework to an unknown path, or to a disabled authentication method."""
     if "text/html" in (request.headers["Accept"] or ""):
         page = b"<html><body><h1>Whitelabel Error Page</h1><div>(type=Not Found, status=404).</div></body></html>"
         return Response(404, page, {"Content-Type": "text/html;charset=UTF-8"})
@@ -101,13 +110,13 @@ def not_mapped(request: Request) -> Response:
 
 
 def file_headers(name: str) -> dict[str, str]:
-    """Return the headers of a file, whose content type the service guesses from its name."""
+    """Return the headers of a file. Cerberus guesses the content type from the name."""
     content_type = _CONTENT_TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")
     return {"Content-Type": content_type, "Content-Disposition": f'attachment; filename="{name}"'}
 
 
-def dressed(response: Response, request: Request) -> Response:
-    """Return an answer of the application with the headers that go with all of them."""
+def with_common_headers(response: Response, request: Request) -> Response:
+    """Return a response with the headers that Cerberus adds to all responses."""
     headers = {
         "X-Refresh-Token": "false",
         "X-B3-TraceId": uuid.uuid4().hex[:16],

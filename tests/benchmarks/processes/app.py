@@ -1,4 +1,4 @@
-"""A Lambda function around a contestant: its import is the initialisation, its token or first secret the invocation."""
+"""A Lambda function that runs a client: the import is the initialisation, the token or first secret the invocation."""
 
 import importlib
 import os

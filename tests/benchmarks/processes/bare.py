@@ -1,1 +1,1 @@
-"""Nothing: what an interpreter takes by itself, and with Lambda's runtime client."""
+"""An empty module, to measure the interpreter alone and with Lambda's runtime client."""

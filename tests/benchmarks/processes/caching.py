@@ -1,4 +1,4 @@
-"""aws-secretsmanager-caching: a secret of AWS Secrets Manager. There is no token before it."""
+"""aws-secretsmanager-caching: a secret of AWS Secrets Manager. It needs no token."""
 
 import os
 

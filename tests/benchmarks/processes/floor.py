@@ -1,4 +1,4 @@
-"""The least that can be done: two requests with http.client, signed with hmac, one TLS context. No checks, no retries."""
+"""The minimum: two requests with http.client, signed with hmac, in one TLS context. No checks, no retries."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""One request over loopback to a process beside the function, as to an extension that keeps secrets. Warm only."""
+"""One request over loopback to another process, as to an extension that caches secrets. Warm calls only."""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""cerberus-python-client 1.4.0, KMS, told its role: left to itself it asks the metadata service, IAM and STS first."""
+"""cerberus-python-client 1.4.0 with KMS. Its role is set: otherwise it calls the metadata service, IAM and STS first."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""cerberus-python-client 2.5.4, STS."""
+"""cerberus-python-client 2.5.4 with STS."""
 
 import os
 

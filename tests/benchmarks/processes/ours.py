@@ -1,4 +1,4 @@
-"""This package, as README uses it."""
+"""This package, used as in the README."""
 
 import os
 import time

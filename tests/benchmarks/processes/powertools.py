@@ -1,4 +1,4 @@
-"""Powertools for AWS Lambda: a secret of AWS Secrets Manager. There is no token before it."""
+"""Powertools for AWS Lambda: a secret of AWS Secrets Manager. It needs no token."""
 
 import os
 

@@ -1,8 +1,7 @@
-"""Runs one contestant in this process, and prints as JSON what it took: ``python -S -c "import probe; probe.run('floor')"``.
+"""Run one client in this process, and print its figures as JSON: ``python -S -c "import probe; probe.run('floor')"``.
 
-A contestant is a module. Its import is what a function does at module scope; ``token()`` authenticates, ``secret()`` reads
-the first secret. ``WARM`` names what a warm invocation calls again and gets from a cache, ``UNCACHED`` what asks the service
-again. Each of them may be missing.
+A client is a module. Its import is what a function does at module scope. ``token()`` authenticates, and ``secret()`` reads the
+first secret. ``WARM`` contains cached calls, ``UNCACHED`` calls that reach the service. Each of them is optional.
 """
 
 import os
@@ -19,7 +18,7 @@ _SETTLE_SECONDS = 0.05  # more than one period of a quota
 
 
 def run(name: str) -> None:
-    """Standard output gets, for ``token`` and ``secret``: CPU seconds of this process, the clock, VmHWM in KiB."""
+    """Print CPU seconds, the clock and VmHWM in KiB after ``token`` and after ``secret``."""
     if "BENCH_RUNTIME_CLIENT" in os.environ:
         import awslambdaric.bootstrap  # noqa: F401
     contestant = __import__(name)
@@ -40,7 +39,7 @@ def run(name: str) -> None:
 
 
 def first_use(name: str) -> None:
-    """Initialise with a full CPU, as Lambda does, then use the contestant under the CPU quota of ``BENCH_CGROUP``.
+    """Initialise with a full CPU, as Lambda does, then use the client under the CPU quota of ``BENCH_CGROUP``.
 
     Standard output gets the seconds from there to the first secret.
     """

@@ -1,4 +1,4 @@
-"""boto3 alone, its client made at module scope: a secret of AWS Secrets Manager. There is no token before it."""
+"""boto3 alone, its client made at module scope: a secret of AWS Secrets Manager. It needs no token."""
 
 import os
 

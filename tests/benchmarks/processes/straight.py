@@ -1,4 +1,4 @@
-"""What one writes without a client: requests for Cerberus, boto3 for KMS."""
+"""A function without a client library: requests for Cerberus, boto3 for KMS."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""urllib3 with a connection pool: a read of a secret, and nothing else. The token comes from the floor's requests."""
+"""urllib3 with a connection pool: reads a secret with a token from the floor's requests."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A function of somebody who read README: everything of Powertools at once."""
+"""A function as a user writes it: Powertools' logger, metrics and tracer with the middleware."""
 
 from typing import Any
 
