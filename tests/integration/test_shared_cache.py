@@ -1178,6 +1178,29 @@ def test_an_older_secret_under_a_later_time_is_not_used(fleet: Fleet, shared: Se
     assert CerberusClient(fleet.container()).read(SECRET_PATH) == {"password": "the new one"}
 
 
+@pytest.mark.parametrize("age", [3800, 3901])
+def test_in_an_outage_too_a_later_time_makes_no_secret_younger(
+    fleet: Fleet, shared: Sealed, function: Function, age: float
+) -> None:
+    """Its own time is inside the seal: max_age + stale_if_error bound it, with the breaker closed and open."""
+    function.configure(CERBERUS_MAX_ATTEMPTS="1")
+    CerberusClient(fleet.container()).read(SECRET_PATH)
+    settled(fleet)
+    (old,) = secret_items(fleet)
+    fleet.stack.cerberus.server.stop_listening()
+    fleet.step(age)
+    for is_open in (False, True):
+        cold = CerberusClient(fleet.container())
+        if is_open:
+            cold._service.breaker.failed(outage(), "a read", Flight(10))
+        plant_secret(fleet, **old | {"asked": {"N": repr(time.time())}, "expires": {"N": "9999999999"}})
+        if age < 3900:
+            assert cold.read(SECRET_PATH) == SECRET
+        else:
+            assert isinstance(function.failure(lambda cold=cold: cold.read(SECRET_PATH)), CerberusUnavailable)  # type: ignore[misc]
+        settled(fleet)
+
+
 def test_without_the_key_nothing_of_the_table_can_be_read(
     fleet: Fleet, shared: Sealed, caplog: pytest.LogCaptureFixture
 ) -> None:
