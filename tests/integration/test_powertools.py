@@ -13,12 +13,24 @@ from typing import Any
 import opentelemetry.trace
 import pytest
 from aws_lambda_powertools import Metrics
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch.exceptions import BatchProcessingError
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError, TransformParameterError
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from cerberus_auth import CerberusClient, CerberusUnavailable, DeadlineExceeded, PrincipalRejected, SecretNotFound
+from cerberus_auth import (
+    AuthenticationFailed,
+    BlockedAtEdge,
+    CerberusClient,
+    CerberusError,
+    CerberusUnavailable,
+    DeadlineExceeded,
+    PrincipalRejected,
+    SecretNotFound,
+)
+from cerberus_auth.errors import Attempt, combined_error
 from cerberus_auth.powertools import STEP_METRICS, CerberusMiddleware, CerberusProvider
 from cerberus_auth.testing.http_server import Fault
 from integration.fleet import LAYER
@@ -63,7 +75,10 @@ class Queue:
             "eventSourceARN": self.arn,
             "attributes": {"ApproximateReceiveCount": str(receives)},
         }
-        return {"Records": [{**common, "receiptHandle": handle} for handle in self._handles]}
+        records = [
+            {**common, "receiptHandle": handle, "messageId": str(number)} for number, handle in enumerate(self._handles)
+        ]
+        return {"Records": records}
 
     @property
     def visibilities(self) -> list[int]:
@@ -480,6 +495,87 @@ class TestMiddleware:
             handler(queue.event(1), Context())
         assert queue.visibilities == [60]
 
+    @pytest.mark.parametrize(
+        ("fault", "raised"),
+        [
+            (Fault.status(503), CerberusUnavailable),
+            (Fault.hang(), DeadlineExceeded),
+            (Fault.html(403), BlockedAtEdge),
+            (Fault.status(429), BlockedAtEdge),
+        ],
+        ids=lambda value: getattr(value, "kind", None),
+    )
+    def test_every_kind_of_outage_postpones_at_first_and_while_the_breaker_is_open(
+        self, fault: Fault, raised: type[CerberusError], function: Function, metrics: Metrics
+    ) -> None:
+        function.configure(
+            CERBERUS_TIMEOUT="2"
+        )  # as by default, the second attempt has less time than CERBERUS_READ_TIMEOUT
+        queue = Queue(function.stack, 1)
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": [queue.statement()]})
+        function.stack.cerberus.server.faults.add(fault, times=None)
+
+        @CerberusMiddleware(function.auth(), metrics=metrics).client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            raise AssertionError("there is no token")
+
+        for receives in (1, 2):
+            with pytest.raises(raised):
+                handler(queue.event(receives), Context())
+        assert queue.visibilities == [60, 120]
+
+    def test_failures_of_which_one_is_an_outage_postpone(
+        self, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        down = Attempt(ROLE_ARN, "us-west-2", "kms", "auth request", CerberusUnavailable("down"))
+        rejected = Attempt(ROLE_ARN, "us-west-2", "sts", "auth request", PrincipalRejected("in no box"))
+        queue = Queue(function.stack, 1)
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            raise combined_error(attempts)
+
+        attempts = [rejected, down]
+        with pytest.raises(AuthenticationFailed):
+            handler(queue.event(1), Context())
+        attempts = [rejected, rejected]
+        with pytest.raises(PrincipalRejected):
+            handler(queue.event(1), Context())
+        assert queue.visibilities == [60]
+
+    def test_an_outage_that_powertools_wraps_postpones(
+        self, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        queue = Queue(function.stack, 2)
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+        provider = CerberusProvider(CerberusClient(middleware.auth))
+        processor = BatchProcessor(event_type=EventType.SQS)
+
+        @middleware.client
+        def by_record(event: dict[str, Any], context: Any, cerberus: CerberusClient) -> object:
+            return process_partial_response(event, lambda record: cerberus.read(path), processor, context)
+
+        @middleware.client
+        def by_provider(event: dict[str, Any], context: Any, cerberus: CerberusClient) -> None:
+            provider.get(path)
+
+        path = "app/orders/nothing"
+        with pytest.raises(BatchProcessingError, match="SecretNotFound"):
+            by_record(queue.event(1), Context())
+        with pytest.raises(GetParameterError):
+            by_provider(queue.event(1), Context())
+        assert queue.visibilities == []
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        path = SECRET_PATH
+        with pytest.raises(BatchProcessingError, match="CerberusUnavailable"):
+            by_record(queue.event(1), Context())
+        with pytest.raises(GetParameterError):
+            by_provider(queue.event(2), Context())
+        assert queue.visibilities == [60, 60, 120, 120]
+
     @pytest.mark.parametrize("event", [{}, "text", {"Records": []}, {"Records": [{"eventSource": "aws:sns"}]}])
     def test_events_of_other_sources_are_left_alone(
         self, event: Any, function: Function, middleware: CerberusMiddleware
@@ -511,10 +607,18 @@ class TestMiddleware:
 
     def test_no_call_starts_in_the_last_second(self, function: Function, middleware: CerberusMiddleware) -> None:
         queue = Queue(function.stack, 1)
-        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
-        with pytest.raises(CerberusUnavailable):
-            middleware.client(lambda event, context, cerberus: None)(queue.event(1), Context(0.9))
-        assert queue.visibilities == []
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            context.seconds = seconds
+            raise CerberusUnavailable("down")
+
+        for seconds in (0.9, 1.1):
+            with pytest.raises(CerberusUnavailable):
+                handler(queue.event(1), Context())
+            assert queue.visibilities == ([] if seconds < 1 else [60])
 
     def test_what_happened_is_kept_without_secrets(self, function: Function, middleware: CerberusMiddleware) -> None:
         for _ in range(20):

@@ -14,7 +14,7 @@ from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from .._version import __version__
 from ..auth import CerberusAuth
 from ..client import CerberusClient
-from ..errors import CerberusError, CerberusUnavailable
+from ..errors import CerberusError, is_temporary
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -45,7 +45,7 @@ class CerberusMiddleware:
     Metrics and Tracer can be used in any order. If the function has loaded the OpenTelemetry API, each authentication is
     also a span.
 
-    If Cerberus is unavailable during the invocation of an SQS batch, the middleware postpones the messages of the batch.
+    If an outage of Cerberus fails the invocation of an SQS batch, the middleware postpones the messages of the batch.
 
     Parameters
     ----------
@@ -131,10 +131,11 @@ class CerberusMiddleware:
                     return handler(event, context, *args, **keywords, **keywords_for(context))
                 finally:
                     self._record(began)
-            except CerberusUnavailable:
-                from .queue import postpone
+            except Exception as error:
+                if _is_outage(error):
+                    from .queue import postpone
 
-                postpone(event, context)
+                    postpone(event, context)
                 raise
 
         return decorated
@@ -166,6 +167,18 @@ class CerberusMiddleware:
         if self._metrics is not None:
             _add_request_metrics(self._metrics, *self.auth.service.usage.take_counts())
         return len(new)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Return whether an outage caused an error of the handler: it, its cause, or the error of a record in the batch."""
+    # Powertools' BatchProcessingError has a tuple of class, error and traceback for each record.
+    batch = getattr(error, "child_exceptions", ())
+    records = [each[1] for each in batch if isinstance(each, tuple) and len(each) == 3]
+    return any(
+        isinstance(each, CerberusError) and is_temporary(each)
+        for raised in (error, *records)
+        for each in (raised, getattr(raised, "__cause__", None))
+    )
 
 
 def _add_request_metrics(metrics: Metrics, requests: dict[str, int], stale: int, stale_age: float) -> None:
