@@ -30,6 +30,7 @@ from cerberus_auth import (
     PrincipalRejected,
     SecretNotFound,
 )
+from cerberus_auth.caching.cache import PROBE_SECONDS, REFRESH_SECONDS
 from cerberus_auth.errors import Attempt, combined_error
 from cerberus_auth.powertools import STEP_METRICS, CerberusMiddleware, CerberusProvider
 from cerberus_auth.testing.http_server import Fault
@@ -575,6 +576,102 @@ class TestMiddleware:
         with pytest.raises(GetParameterError):
             by_provider(queue.event(2), Context())
         assert queue.visibilities == [60, 60, 120, 120]
+
+    def test_in_an_outage_the_handler_gets_its_cached_secret_without_a_token(
+        self, function: Function, middleware: CerberusMiddleware, capsys: pytest.CaptureFixture[str], metrics: Metrics
+    ) -> None:
+        queue = Queue(function.stack, 1)
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+
+        @metrics.log_metrics
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> object:
+            return cerberus.read(path)
+
+        path = SECRET_PATH
+        assert handler(queue.event(1), Context()) == SECRET
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        middleware.auth.invalidate()
+        capsys.readouterr()
+        assert handler(queue.event(1), Context()) == SECRET
+        told = Measured(capsys.readouterr().out).metrics
+        assert told["CerberusFailure.CerberusUnavailable"] == [1]
+        assert "CerberusTokenCacheHits" not in told
+        assert handler(queue.event(1), Context()) == SECRET  # the breaker is open
+        assert Measured(capsys.readouterr().out).metrics == {"CerberusTokenCacheHits": [0]}  # Powertools wants a metric
+        assert queue.visibilities == []
+        path = "app/orders/other"  # not cached
+        with pytest.raises(CerberusUnavailable):
+            handler(queue.event(2), Context())
+        assert queue.visibilities == [120]
+
+    def test_a_hanging_cerberus_delays_a_handler_with_a_cached_secret_no_longer_than_a_refresh(
+        self, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> object:
+            return cerberus.read(SECRET_PATH)
+
+        handler({}, Context(15))
+        function.stack.cerberus.server.faults.add(Fault.hang(), times=None)
+        middleware.auth.invalidate()
+        waited = []
+        for _ in range(3):
+            began = time.monotonic()
+            assert handler({}, Context(15)) == SECRET
+            waited.append(time.monotonic() - began)
+        assert waited[0] < REFRESH_SECONDS + 1
+        assert max(waited[1:]) < PROBE_SECONDS + 1
+
+    def test_a_cached_secret_of_another_client_counts(self, function: Function, middleware: CerberusMiddleware) -> None:
+        provider = CerberusProvider(CerberusClient(middleware.auth))
+        provider.get(SECRET_PATH)
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        middleware.auth.invalidate()
+
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> object:
+            return provider.get(SECRET_PATH, transform="json")
+
+        assert handler({}, Context()) == SECRET
+
+    def test_in_an_outage_a_new_container_gets_the_fleets_secret_without_a_token(self, function: Function) -> None:
+        function.share()
+        CerberusClient(function.auth()).read(SECRET_PATH)
+        function.configure(
+            CERBERUS_EXPIRY_MARGIN="61"
+        )  # other settings: another container, as far as this process can tell
+        auth = function.auth()
+        auth.token()
+        auth.invalidate()  # from now on, only a newer shared token is accepted
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+
+        @CerberusMiddleware(auth).client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> object:
+            return cerberus.read(SECRET_PATH)
+
+        assert handler({}, Context()) == SECRET
+
+    @pytest.mark.parametrize("why", ["the secret is too old", "the handler needs the token", "the role is rejected"])
+    def test_a_cached_secret_does_not_replace_the_token(self, why: str, function: Function, metrics: Metrics) -> None:
+        if why == "the secret is too old":
+            function.configure(CERBERUS_MAX_AGE="0.1", CERBERUS_STALE_IF_ERROR="0.1")
+        middleware = CerberusMiddleware(function.auth(), metrics=metrics)
+        middleware._client.read(SECRET_PATH)
+        time.sleep(0.3)
+        middleware.auth.invalidate()
+        if why == "the role is rejected":
+            function.stack.cerberus.deny(ROLE_ARN)
+        else:
+            function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        decorate = middleware.token if why == "the handler needs the token" else middleware.client
+
+        def handler(event: object, context: Context, /, **keywords: object) -> None:
+            raise AssertionError("there is no token")
+
+        with pytest.raises((CerberusUnavailable, PrincipalRejected)):
+            decorate(handler)({}, Context())
 
     @pytest.mark.parametrize("event", [{}, "text", {"Records": []}, {"Records": [{"eventSource": "aws:sns"}]}])
     def test_events_of_other_sources_are_left_alone(

@@ -15,6 +15,7 @@ from .._version import __version__
 from ..auth import CerberusAuth
 from ..client import CerberusClient
 from ..errors import CerberusError, is_temporary
+from ..lifecycle.process import process
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -44,6 +45,9 @@ class CerberusMiddleware:
     Create one object at module scope, and decorate the handler with ``client`` or ``token``. The decorators of Logger,
     Metrics and Tracer can be used in any order. If the function has loaded the OpenTelemetry API, each authentication is
     also a span.
+
+    In an outage of Cerberus, ``client`` calls the handler also without a token, if this process has cached secrets or shares
+    secrets with other containers. A read that finds no secret then raises its error in the handler.
 
     If an outage of Cerberus fails the invocation of an SQS batch, the middleware postpones the messages of the batch.
 
@@ -101,8 +105,9 @@ class CerberusMiddleware:
         -------
         callable
             The handler for Lambda. It raises ``CerberusError``, and does not call ``handler``, if the authentication fails.
+            In an outage it does so only if no secret is cached or shared.
         """
-        return self._decorate(handler, lambda context: {"cerberus": self._client.within(context)})
+        return self._decorate(handler, lambda context: {"cerberus": self._client.within(context)}, self._has_fallback)
 
     def token(self, handler: Callable[Concatenate[E, C, P], T]) -> Callable[Concatenate[E, C, ...], T]:
         """Decorate a handler that takes the token as keyword ``cerberus_token``.
@@ -117,16 +122,21 @@ class CerberusMiddleware:
         callable
             The handler for Lambda. It raises ``CerberusError``, and does not call ``handler``, if the authentication fails.
         """
-        return self._decorate(handler, lambda context: {"cerberus_token": self.auth.token(context=context)})
+        return self._decorate(
+            handler, lambda context: {"cerberus_token": self.auth.token(context=context)}, lambda: False
+        )
 
     def _decorate(
-        self, handler: Callable[Concatenate[E, C, P], T], keywords_for: Callable[[C], dict[str, Any]]
+        self,
+        handler: Callable[Concatenate[E, C, P], T],
+        keywords_for: Callable[[C], dict[str, Any]],
+        has_fallback: Callable[[], bool],
     ) -> Callable[Concatenate[E, C, ...], T]:
         @functools.wraps(handler)
         def decorated(event: E, context: C, *args: Any, **keywords: Any) -> T:
             began = time.time()
             try:
-                self._authenticate(began, context)
+                self._authenticate(began, context, has_fallback())
                 try:
                     return handler(event, context, *args, **keywords, **keywords_for(context))
                 finally:
@@ -140,16 +150,29 @@ class CerberusMiddleware:
 
         return decorated
 
-    def _authenticate(self, began: float, context: LambdaContext) -> None:
+    def _has_fallback(self) -> bool:
+        """Return whether the handler can read a secret in an outage, with a client of the same settings."""
+        service = self.auth.service
+        return any(member._has_fallback(service) for member in process.members() if isinstance(member, CerberusClient))
+
+    def _authenticate(self, began: float, context: LambdaContext, has_fallback: bool) -> None:
         try:
-            self.auth.token(context=context)
-        except CerberusError:
-            # log_metrics may be inside this decorator, and is then not called.
-            if self._record(began) and self._metrics is not None:
-                self._metrics.flush_metrics()
-            raise
-        if not self._record(began) and self._metrics is not None:
-            self._metrics.add_metric("CerberusTokenCacheHits", MetricUnit.Count, 1)
+            if has_fallback:
+                self.auth.service.try_token(context)
+            else:
+                self.auth.token(context=context)
+        except CerberusError as error:
+            new = self._record(began)
+            if not (has_fallback and is_temporary(error)):
+                # log_metrics may be inside this decorator, and is then not called.
+                if new and self._metrics is not None:
+                    self._metrics.flush_metrics()
+                raise
+            hits = 0  # still recorded: log_metrics(raise_on_empty_metrics=True) fails without any metric
+        else:
+            new, hits = self._record(began), 1
+        if not new and self._metrics is not None:
+            self._metrics.add_metric("CerberusTokenCacheHits", MetricUnit.Count, hits)
 
     def _record(self, began: float) -> int:
         """Record the authentications and requests since the last call. Return the number of authentications."""
