@@ -17,10 +17,17 @@ from .authentication.token import TokenRequest, usable_seconds
 from .authentication.wire import CLIENT_HEADERS, TOKEN_HEADER, read_refusal, transient
 from .aws.calls import connect
 from .caching.breaker import Breaker
-from .caching.cache import Cache
+from .caching.cache import PROBE_SECONDS, REFRESH_SECONDS, Cache
 from .caching.kept import GONE, Kept, Lifetime
 from .deadline import Deadline, Moment, Pause
-from .errors import AccessDenied, CerberusError, CerberusUnavailable, SecretNotFound, TokenRefused
+from .errors import (
+    AccessDenied,
+    CerberusError,
+    CerberusUnavailable,
+    DeadlineExceeded,
+    SecretNotFound,
+    TokenRefused,
+)
 from .http.transport import Transport
 from .lifecycle.process import process
 from .settings import Settings, unknown_variables
@@ -287,6 +294,22 @@ class Service:
     def token(self, deadline: Deadline, within: Flight | None = None) -> Kept:
         """Return the cached token, or authenticate. ``within`` is the flight of a read that needs the token."""
         return self.tokens.get(_TOKEN, self._authenticate, deadline, within=within)
+
+    def try_token(self, context: LambdaContext) -> None:
+        """Get a token for a caller that can continue without one. It waits as for the refresh of a cached value.
+
+        Raises
+        ------
+        CerberusError
+            See ``CerberusAuth.token``.
+        """
+        patience = PROBE_SECONDS if self.breaker.has_failed else REFRESH_SECONDS
+        deadline = caller_deadline(self.settings, min(patience, self.settings.timeout), context)
+        try:
+            self.token(deadline)
+        except DeadlineExceeded:
+            self.breaker.is_slow |= deadline.seconds >= PROBE_SECONDS
+            raise
 
     def read(
         self, url: str, path: str, flight: Flight, parse: Callable[[Response], T], is_file: bool = False

@@ -775,6 +775,12 @@ class CerberusClient:
         """Set whether the extension refreshes due secrets, so that callers do not."""
         self._cache.renewed_by_extension = is_renewed and self._settings.renewal == "extension"
 
+    # Called by powertools
+
+    def _has_fallback(self, service: Service) -> bool:
+        """Return whether reads with the settings of ``service`` can succeed while Cerberus is unavailable."""
+        return self._service is service and self._cache.has_fallback()
+
     # Cached reads
 
     def _deadline(self, timeout: float | None, context: LambdaContext | None) -> Deadline:
