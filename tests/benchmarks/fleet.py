@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import select
 import subprocess
@@ -73,8 +74,8 @@ class Plan(NamedTuple):
 
     def explanation(self) -> str:
         """Return which times are scaled and which are not."""
-        scaled = ["the lease", *SCALED]
-        times = [f"{name} {seconds / self.factor:.3g} s" for name, seconds in zip(scaled, [LEASE, *SCALED.values()])]
+        scaled = {"the lease": LEASE, **SCALED}
+        times = [f"{name} {seconds / self.factor:.3g} s" for name, seconds in scaled.items()]
         return wrapped(
             f"{self.minutes:g} minutes run in {self.seconds:.0f} s, {self.factor:g} times as fast. Scaled: "
             f"{', '.join(times)}, and the time between two invocations of a process (a minute has {INVOCATIONS}). The "
@@ -108,10 +109,10 @@ class _Arrivals:
         """Return the highest number of requests in one second."""
         return max(Counter(map(int, self._times)).values(), default=0)
 
-    def by_parts(self, began: float, seconds: float) -> list[int]:
-        """Return the number of requests in each part of the run, from its start on."""
+    def by_parts(self, began: float, seconds: float, count: int) -> list[int]:
+        """Return the number of requests in each of the first parts of the run."""
         parts = Counter(int((each - began) / seconds) for each in self._times)
-        return [parts[number] for number in range(max(parts, default=-1) + 1)]
+        return [parts[number] for number in range(count)]
 
 
 def run(plan: Plan, sharing: bool, progress: Callable[[str], None]) -> Figures:
@@ -159,7 +160,7 @@ def run(plan: Plan, sharing: bool, progress: Callable[[str], None]) -> Figures:
             "oldest_max_ages": round(max(each["oldest"] for each in seen_by_processes) / plan.max_age, 2),
             "longest_read_s": round(max(each["longest"] for each in seen_by_processes), 2),
             "warnings": len(warnings),
-            "requests_by_five_minutes": at_cerberus.by_parts(began, 300 / plan.factor),
+            "requests_by_five_minutes": at_cerberus.by_parts(began, 300 / plan.factor, math.ceil(plan.minutes / 5)),
             "aws_busiest_second": arrivals.busiest_second,
             "aws_longest_answer_s": round(arrivals.longest, 3),
             "calls_per_cpu_second": round(sum(found[what] for what in ("requests", "table", "kms")) / cpu),
@@ -229,9 +230,7 @@ def _reports(reader: int, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _end(member: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        member.wait(0.5)
-    member.kill()
+    member.kill()  # it has reported
     member.wait()
 
 
@@ -251,7 +250,8 @@ ROWS = {
 
 def table(figures: Figures) -> Iterator[str]:
     """Yield the lines of the table, in Markdown."""
-    yield f"| {figures['processes']} processes, {figures['secrets']} secrets, {figures['minutes']:g} minutes | {' | '.join(figures['runs'])} |"
+    what = f"{figures['processes']} processes, {figures['secrets']} secrets, {figures['minutes']:g} minutes"
+    yield f"| {what} | {' | '.join(figures['runs'])} |"
     yield f"| --- |{' ---: |' * len(figures['runs'])}"
     for name, key in ROWS.items():
         yield f"| {name} | {' | '.join(f'{run[key]:,}' for run in figures['runs'].values())} |"
