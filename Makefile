@@ -28,7 +28,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures charts fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate fleet figures charts fuzz load format lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -114,9 +114,12 @@ bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare times, memory an
 simulate: setup ## simulate fleets of up to a million containers
 	@PYTHONPATH=layer:tests $(BIN)/python -m simulation
 
-figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## run bench and simulate, and write their tables and charts into the repository
-	@status=0; for name in benchmarks simulation; do \
-	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; \
+fleet: $(VENV)/.ready ## run an hour of 200 real processes in 10 minutes, with and without the shared cache
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.fleet
+
+figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## run bench, simulate and fleet, and write their tables and charts into the repository
+	@status=0; for name in benchmarks simulation benchmarks.fleet; do \
+	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$${name%%.*}/results || status=$$?; done; \
 	$(MAKE) --no-print-directory charts; exit $$status
 
 charts: $(VENV)/.ready ## draw the charts and tables of the documentation, from the last figures
