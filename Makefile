@@ -28,7 +28,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures charts fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo run-demo local run-local test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures charts fuzz load format lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,9 +52,17 @@ publish: layer ## publish both layers: REGIONS="us-west-2 eu-west-1" [PUBLIC=1 |
 
 build: .aws-sam/build/.ready ## build the SAM application
 
-# Where the tools are not installed, the demo gets a smaller environment of its own.
+# Without the tools of `make setup`, these two get a smaller environment.
+demo_environment = $(if $(wildcard $(VENV)/.ready),,VENV=.venv-demo TOOLS=demo)
+
 demo: ## invoke each sample function, cold and warm, against a local Cerberus and AWS
-	@$(MAKE) --no-print-directory run-demo $(if $(wildcard $(VENV)/.ready),,VENV=.venv-demo TOOLS=demo)
+	@$(MAKE) --no-print-directory run-demo $(demo_environment)
+
+local: ## run a local Cerberus and AWS until Ctrl-C, and print the commands that use them
+	@$(MAKE) --no-print-directory run-local $(demo_environment)
+
+run-local: $(VENV)/.ready
+	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack
 
 run-demo: $(VENV)/.ready $(VENV)-runtime/.ready build
 	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack.demo
