@@ -157,14 +157,15 @@ def with_log_lines(page: str) -> str:
         return page
     lines = log_lines()
     gone = [row for row in rows if row[2] not in lines]
-    for line in lines.keys() - {row[2] for row in rows}:
+    for line in sorted(lines.keys() - {row[2] for row in rows}):
         near = difflib.get_close_matches(line, [row[2] for row in gone], 1, 0.4)
         if near:
             (row, *_) = [row for row in gone if row[2] == near[0]]
             page = page.replace(row[0], f"| {lines[line]} | `{line}` | {row[3]} |")
             gone.remove(row)
         else:
-            page = page.replace(rows[-1][0], f"{rows[-1][0]}\n| {lines[line]} | `{line}` |  |")
+            (*_, last) = LOG_ROW.finditer(page)
+            page = f"{page[: last.end()]}\n| {lines[line]} | `{line}` |  |{page[last.end() :]}"
     for row in gone:
         page = page.replace(f"{row[0]}\n", "")
     return page

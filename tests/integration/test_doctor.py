@@ -154,7 +154,7 @@ BROKEN = {
         "http", "BlockedAtEdge: A firewall in front of Cerberus rejected", everything_answers(Fault.html(403))
     ),
     "a firewall that counts requests": Broken(
-        "http", "(429 without Cerberus' error body)", everything_answers(Fault.status(429))
+        "http", "(429 without the error body of Cerberus)", everything_answers(Fault.status(429))
     ),
     "a service that has moved": Broken(
         "http", "redirects", everything_answers(Fault.status(302, headers={"Location": "https://other.example.com/"}))
@@ -167,7 +167,7 @@ BROKEN = {
     ),
     "no method switched on": Broken("auth request", "authentication is disabled", no_method),
     "a policy without kms:Decrypt": Broken(
-        "kms:Decrypt", "do not let it decrypt", policy(POLICY_OF_NOTHING), fix='"Action": "kms:Decrypt"'
+        "kms:Decrypt", "do not allow kms:Decrypt", policy(POLICY_OF_NOTHING), fix='"Action": "kms:Decrypt"'
     ),
     "a role that was made again": Broken("kms:Decrypt", "five minutes", the_role_was_made_again),
     "a key of another account": Broken(

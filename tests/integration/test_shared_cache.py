@@ -1146,7 +1146,7 @@ def test_a_planted_secret_is_warned_of_once_a_minute(
         fleet.step(seconds)
         plant_secret(fleet, **PLANTED["no JSON"](shared), expires={"N": "9999999999"})
         assert client.read(SECRET_PATH) == SECRET
-        assert caplog.text.count("Shared answer rejected") == warned
+        assert caplog.text.count("rejected. The sealed") == warned
 
 
 @LANES

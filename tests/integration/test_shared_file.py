@@ -152,7 +152,7 @@ def test_what_is_anothers_is_not_used(temporary: Path, monkeypatch: pytest.Monke
     found = folder(temporary)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     found.rename(folder(temporary))
-    with pytest.raises(StoreFailure, match="not this user's own"):
+    with pytest.raises(StoreFailure, match="not private to this user"):
         store().get()
 
 

@@ -46,17 +46,12 @@ RULES = [
     ),
     Rule(r"\bfor want of\b", "because ... is missing", "Skipped for want of auth.", "Skipped because auth failed."),
     Rule(r"\bof no (?:use|avail)\b", "has no effect", "The key is of no use.", "The key has no effect."),
-    Rule(
-        r"\bof (?:one's|its|their|his|her|our|your|my) own\b",
-        "its own ..., your own ...",
-        "A lock of its own.",
-        "Its own lock.",
-    ),
+    Rule(r"\bof one's own\b", "your own ...", "A Cerberus of one's own.", "Your own Cerberus."),
     Rule(
         r"\b(?:its|their) fellows\b", "the other containers", "It and its fellows wait.", "The other containers wait."
     ),
     Rule(
-        r"(?:^|(?<=[.;:] ))Who(?:ever)?\b(?![^.?]*\?)",
+        r"(?:^|(?<=[.;:] ))Who(?:ever)?\b(?=[^.?]*\.(?:\s|$))",
         "a subject: 'A container that ...', 'If you ...'",
         "Who finds nothing claims the item.",
         "On a miss, a container claims the item.",
@@ -69,7 +64,7 @@ RULES = [
         "If you have the layer, add one.",
     ),
     Rule(
-        r"\b(?:that|those) of (?:the|a|an|its|their)\b",
+        r"\bthat of (?:the|a|an|its|their)\b",
         "the noun again",
         "It is that of the start.",
         "It is the start time.",
@@ -105,12 +100,22 @@ RULES = [
         "KMS is disabled.",
     ),
     Rule(r"\bhand(?:s|ed|ing)? out\b", "return", "Cerberus hands out a token.", "Cerberus returns a token."),
-    Rule(r"\b(?:is|are) worth\b", "the number or the limit", "A 401 is worth one try.", "After a 401, it tries once."),
+    Rule(
+        r"\bone is worth\b|\bworth (?:another|one|a) (?:attempt|try|request)\b",
+        "the number or the limit",
+        "A 401 is worth one try.",
+        "After a 401, it tries once.",
+    ),
     Rule(r"\b(?:un)?mend(?:s|ed|ing)?\b", "fix", "Say what mends it.", "Say how to fix it."),
     Rule(r"\b(?:is|are|was) no more\b", "no longer exists", "The server is no more.", "The server no longer exists."),
     Rule(r"\bth(?:e|is|at) very\b", "exactly the", "Add the very ARN.", "Add exactly the ARN."),
     Rule(r"\bin vain\b", "without success", "It asks in vain.", "It asks without success."),
-    Rule(r"\bone(?:'s|self)\b|\bwho one is\b", "you, your", "It knows who one is.", "It knows who you are."),
+    Rule(
+        r"\boneself\b|\bwho one is\b|\b(?:of|for|to|in|with|at|by) one's\b",
+        "you, your",
+        "It knows who one is.",
+        "It knows who you are.",
+    ),
     Rule(r"\bserves? on\b", "stays in use", "The cached one serves on.", "The cached one stays in use."),
     Rule(r"\bupon\b", "on", "It depends upon the table.", "It depends on the table."),
     Rule(

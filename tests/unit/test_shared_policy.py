@@ -623,7 +623,7 @@ def test_what_is_stored_is_taken_in_an_outage(world: World) -> None:
 
 def test_a_look_takes_what_is_stored(world: World) -> None:
     stored(world)
-    assert world.get(looks=True) == "shared"
+    assert world.get(lookup_only=True) == "shared"
 
 
 @pytest.mark.parametrize("found", ["nothing", "a claim", "a pause", "a throttled store", "a slow store"])
@@ -636,7 +636,7 @@ def test_a_look_neither_claims_nor_waits(world: World, found: str) -> None:
     elif found.endswith("store"):
         world.store.errors["get"] = StoreBusy("throttled") if "throttled" in found else StoreSlow("no answer")
     with pytest.raises(errors.CerberusUnavailable):
-        world.get(looks=True)
+        world.get(lookup_only=True)
     assert [call for call in world.calls if call != "landed"] == ["get", "ask"]
 
 
