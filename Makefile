@@ -62,7 +62,7 @@ local: ## run a local Cerberus and AWS until Ctrl-C, and print the commands that
 	@$(MAKE) --no-print-directory run-local $(demo_environment)
 
 run-local: $(VENV)/.ready
-	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack
+	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack $(ARGS)
 
 run-demo: $(VENV)/.ready $(VENV)-runtime/.ready build
 	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack.demo
