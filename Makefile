@@ -163,13 +163,13 @@ $(VENV)/.ready: $(REQUIREMENTS)/uv.txt $(REQUIREMENTS)/$(TOOLS).txt
 	@python="$(or $(PYTHON),$$($(find_pythons) | sed -n 1p))"; \
 	test -n "$$python" || { echo "No Python 3.11 or newer with its venv module was found. Install it (on Debian and Ubuntu:" \
 	"python3 and python3-venv), or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
-	echo "Installing into $(VENV) with $$("$$python" --version) ..."; "$$python" -m venv --clear $(VENV)
+	echo "Installing into $(VENV) with $$("$$python" --version) ..." >&2; "$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/uv.txt
 	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/$(TOOLS).txt
 	@touch $@
 
 define install
-@echo "Installing into $(ENVIRONMENT) ..."
+@echo "Installing into $(ENVIRONMENT) ..." >&2
 @$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ENVIRONMENT)
 @$(BIN)/uv pip install --quiet --only-binary :all: $(FROM_SOURCE) --python $(ENVIRONMENT) --require-hashes -r $<
 @touch $@
@@ -195,7 +195,7 @@ $(VENV)-guests-%/.ready: $(REQUIREMENTS)/guests-%.txt | $(VENV)/.ready
 	$(install)
 
 .aws-sam/build/.ready: $(LAYER_SOURCES) $(APPLICATION) | $(VENV)/.ready .venv-sam/.ready
-	@echo "Building the application with SAM ..."; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	@echo "Building the application with SAM ..." >&2; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	PATH="$(CURDIR)/$(BIN):$$PATH" .venv-sam/bin/sam build > "$$log" 2>&1 || { cat "$$log" >&2; exit 1; }; \
 	grep 'has no byte-code' "$$log" || true
 	@touch $@
