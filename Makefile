@@ -45,8 +45,9 @@ dist: layer ## build the files of a release into dist/: package, layers, bills o
 	cp build/layer/python/cerberus_auth-*.dist-info/sboms/layer.cdx.json dist/layers/cerberus-auth-layer.cdx.json
 	cp build/powertools/python/aws_lambda_powertools-*.dist-info/sboms/layer.cdx.json dist/layers/powertools-layer.cdx.json
 
-publish: layer ## publish both layers: REGIONS="us-west-2 eu-west-1" [PUBLIC=1 | ORGANIZATION=o-…]
+publish: ## publish both layers: REGIONS="us-west-2 eu-west-1" [PUBLIC=1 | ORGANIZATION=o-…]
 	@test -n "$(REGIONS)" || { echo 'REGIONS is not set. Run make publish REGIONS="us-west-2 eu-west-1"' >&2; exit 1; }
+	@$(MAKE) --no-print-directory layer
 	@$(BIN)/python layer/publish.py --regions "$(REGIONS)" --output build/published.json \
 	$(if $(PUBLIC),--public) $(if $(ORGANIZATION),--organization "$(ORGANIZATION)")
 
