@@ -1,7 +1,7 @@
 """AWS for the local stack: moto's server behind a gate that adds authentication and authorization.
 
-The gate verifies every signature, evaluates identity and resource policies with real resource ARNs, and returns errors in the
-format and with the messages of each AWS service. moto handles the calls that pass: KMS, STS, IAM, Lambda (function
+The gate verifies every signature, and evaluates identity and resource policies with real resource ARNs. Its errors have the
+format and the messages of each AWS service. moto handles the calls that pass: KMS, STS, IAM, Lambda (function
 configuration), DynamoDB and SQS.
 """
 
@@ -855,10 +855,10 @@ def _role_name(arn: str) -> tuple[Any, str, str]:
 
 @functools.cache
 def _moto() -> Client:
-    """The application that moto's server serves, called in this process.
+    """Return a client that calls moto's web application in this process, without a socket.
 
-    There is no second socket on the way, and the gate reads policies and key states where moto keeps them. One for all:
-    it holds no state of its own, and each new one compiles the routes of every service again.
+    The gate reads policies and key states directly from moto. One client serves all calls, because each new one compiles the
+    routes of every service again.
     """
     # moto generates an unused RSA key for each symmetric KMS key, which is slow.
     kms_models.generate_private_key = functools.cache(generate_private_key)  # type: ignore[attr-defined]  # imported there

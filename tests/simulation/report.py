@@ -77,9 +77,9 @@ def _lines(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) ->
         yield f"| {name} | {row['wait_s']['p50']:.2f} | {row['wait_s']['most']:.2f} |"
     yield from (
         "",
-        "Calls to AWS:",
+        "Calls to AWS (reads and writes of the table):",
         "",
-        "| containers | table reads | table writes | throttled | KMS calls |",
+        "| containers | reads | writes | throttled | KMS calls |",
         "| --- | ---: | ---: | ---: | ---: |",
     )
     for name, row in found.items():
