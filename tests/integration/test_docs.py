@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -312,6 +313,34 @@ def test_commands_are_shell(block: Block) -> None:
     assert set(re.findall(r"^make ([a-z][\w-]*)", block.text, re.MULTILINE)) <= targets
 
 
+FIRST_STEPS = of("sh", having="FakeCerberus")
+
+
+@pytest.mark.parametrize("block", FIRST_STEPS, ids=where)
+def test_the_first_steps_print_what_is_shown(block: Block, tmp_path: Path) -> None:
+    """The page's first handler is called with the fake Cerberus, as the page says."""
+    (tmp_path / "app.py").write_text(of("python", page=block.page)[0].text)
+    script = block.text[block.text.index("python - <<") :].replace("python", shlex.quote(sys.executable), 1)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "layer")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    below = [each for each in of("text", page=block.page) if each.line == block.line + block.text.count("\n") + 3]
+    shown = below[0].text if below else "".join(f"{each}\n" for each in re.findall(r"\)  # (.+)", block.text))
+    assert done.stdout == shown
+
+
+def test_readme_is_short_and_shows_two_commands() -> None:
+    assert FIRST_STEPS[0].page == README
+    assert PAGES[README].count("\n") <= 150
+    assert sorted(set(re.findall(r"\bmake ([a-z-]+)`", PAGES[README]))) == ["demo", "test"]
+
+
 @pytest.mark.parametrize("block", of("mermaid"), ids=where)
 def test_a_diagram_is_of_a_kind_that_mermaid_draws(block: Block) -> None:
     assert block.text.split()[0] in {"sequenceDiagram", "flowchart", "graph", "stateDiagram-v2", "timeline", "gantt"}
@@ -352,6 +381,13 @@ def test_the_settings_table_is_whole() -> None:
     page = SETTINGS if SETTINGS in PAGES else README
     shown = {name for rows in tables(page) for row in rows[1:] for name in re.findall(r"`(CERBERUS_\w+)`", row[0])}
     assert shown == set(re.findall(r'"(CERBERUS_\w+)"', inspect.getsource(settings)))
+
+
+def test_readme_shows_ten_settings_with_their_defaults() -> None:
+    known = {row[0]: row[1] for rows in tables(SETTINGS) if len(rows[0]) == 5 for row in rows[1:]}
+    shown = table(README, "variable")
+    assert [row[:2] for row in shown] == [[row[0], known[row[0]]] for row in shown]
+    assert len(shown) == 10
 
 
 @only_if_there(SETTINGS)
