@@ -72,7 +72,7 @@ def _headlines(measured: Figures, simulated: Mapping[str, Figures]) -> Iterator[
     secrets = [cold[name]["cpu_ms"]["secret"] for name in ("cerberus-auth", nike, "boto3 + requests", powertools)]
     yield f"| cold start to the first secret, CPU ms | {' | '.join(map(shown, secrets))} |"
     first = [shown(first_use[name]["128"]) for name in ("cerberus-auth", "boto3 + requests", powertools)]
-    yield f"| first secret in a 128 MB handler, ms | {first[0]} | – | {first[1]} | {first[2]} |"
+    yield f"| first secret in a 128 MB handler, ms | {first[0]} | not measured | {first[1]} | {first[2]} |"
     own, peer = cached["read(), cached"] / 1000, cached["get_secret(), cached"] / 1000
     yield f"| cached read, µs | {shown(own)} | no cache | no cache | {shown(peer)} |"
     peers = [fleet["peers"][name][0] for name in ("cerberus-python-client", "boto3 + requests", "Powertools")]

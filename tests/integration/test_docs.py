@@ -1,4 +1,4 @@
-"""README and docs: every block of code runs or is checked, every table agrees with the code, every link leads somewhere.
+"""README, the other pages beside it, and docs: every block of code runs or is checked, every table agrees with the code, every link leads somewhere.
 
 A block is checked by its language and by what it holds, on whichever page it stands:
 
@@ -41,9 +41,10 @@ from local_stack.stack import ROLE, LocalStack
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README = "README.md"
+ON_GITHUB = (README, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [ROOT / README, *sorted(DOCS.rglob("*.md"))]
+    for path in [*(ROOT / name for name in ON_GITHUB), *sorted(DOCS.rglob("*.md"))]
 }
 HEADER = "AWSTemplateFormatVersion: '2010-09-09'\nTransform: AWS::Serverless-2016-10-31\n"
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```[ ]*$", re.DOTALL | re.MULTILINE)
@@ -604,9 +605,9 @@ def anchors(page: str) -> set[str]:
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]|\{[^}]*\}", r"\1", heading).strip().lower()
         by_github = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
         by_site = re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain.encode("ascii", "ignore").decode()).strip())
-        slug = by_github if page == README else by_site
+        slug = by_github if page in ON_GITHUB else by_site
         number = 0
-        while (named := slug if not number else f"{slug}{'-' if page == README else '_'}{number}") in found:
+        while (named := slug if not number else f"{slug}{'-' if page in ON_GITHUB else '_'}{number}") in found:
             number += 1
         found.add(named)
     found.update(re.findall(r"\{ *#([\w.-]+)", text))
@@ -622,7 +623,7 @@ def test_links_lead_somewhere(page: str) -> None:
         path, _, anchor = link.partition("#")
         target = (folder / path).resolve() if path else ROOT / page
         name = target.relative_to(ROOT).as_posix() if target.is_relative_to(ROOT) else ""
-        leads = (target.exists() if page == README else target.is_file()) and (
+        leads = (target.exists() if page in ON_GITHUB else target.is_file()) and (
             not anchor or (name in PAGES and anchor in anchors(name))
         )
         if not name or not (leads or name in PLANNED):
@@ -651,7 +652,7 @@ def navigation() -> list[str]:
 def test_the_navigation_lists_every_page_once() -> None:
     listed = navigation()
     assert len(set(listed)) == len(listed)
-    assert set(PAGES) - {README} - set(listed) == set()
+    assert set(PAGES) - set(ON_GITHUB) - set(listed) == set()
     assert set(listed) - set(PAGES) - PLANNED == set()
 
 
