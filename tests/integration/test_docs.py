@@ -1,4 +1,4 @@
-"""README, the other pages beside it, and docs: every block of code runs or is checked, every table agrees with the code, every link leads somewhere.
+"""README and all other pages: every block of code is run or checked, every table agrees with the code, every link works.
 
 A block is checked by its language and by what it holds, on whichever page it stands:
 
