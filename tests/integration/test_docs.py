@@ -1,4 +1,4 @@
-"""README and docs: every block of code runs or is checked, every table agrees with the code, every link leads somewhere.
+"""README and all other pages: every block of code is run or checked, every table agrees with the code, every link works.
 
 A block is checked by its language and by what it holds, on whichever page it stands:
 
@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -39,10 +40,12 @@ from local_stack.stack import ROLE, LocalStack
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+PACKAGE = ROOT / "layer" / "cerberus_auth"
 README = "README.md"
+ON_GITHUB = (README, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [ROOT / README, *sorted(DOCS.rglob("*.md"))]
+    for path in [*(ROOT / name for name in ON_GITHUB), *sorted(DOCS.rglob("*.md"))]
 }
 HEADER = "AWSTemplateFormatVersion: '2010-09-09'\nTransform: AWS::Serverless-2016-10-31\n"
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```[ ]*$", re.DOTALL | re.MULTILINE)
@@ -307,6 +310,34 @@ def test_commands_are_shell(block: Block) -> None:
     assert set(re.findall(r"^make ([a-z][\w-]*)", block.text, re.MULTILINE)) <= targets
 
 
+FIRST_STEPS = of("sh", having="FakeCerberus")
+
+
+@pytest.mark.parametrize("block", FIRST_STEPS, ids=where)
+def test_the_first_steps_print_what_is_shown(block: Block, tmp_path: Path) -> None:
+    """The page's first handler is called with the fake Cerberus, as the page says."""
+    (tmp_path / "app.py").write_text(of("python", page=block.page)[0].text)
+    script = block.text[block.text.index("python - <<") :].replace("python", shlex.quote(sys.executable), 1)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "layer")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    below = [each for each in of("text", page=block.page) if each.line == block.line + block.text.count("\n") + 3]
+    shown = below[0].text if below else "".join(f"{each}\n" for each in re.findall(r"\)  # (.+)", block.text))
+    assert done.stdout == shown
+
+
+def test_readme_is_short_and_shows_two_commands() -> None:
+    assert FIRST_STEPS[0].page == README
+    assert PAGES[README].count("\n") <= 150
+    assert sorted(set(re.findall(r"\bmake ([a-z-]+)`", PAGES[README]))) == ["demo", "test"]
+
+
 @pytest.mark.parametrize("block", of("mermaid"), ids=where)
 def test_a_diagram_is_of_a_kind_that_mermaid_draws(block: Block) -> None:
     assert block.text.split()[0] in {"sequenceDiagram", "flowchart", "graph", "stateDiagram-v2", "timeline", "gantt"}
@@ -347,6 +378,13 @@ def test_the_settings_table_is_whole() -> None:
     page = SETTINGS
     shown = {name for rows in tables(page) for row in rows[1:] for name in re.findall(r"`(CERBERUS_\w+)`", row[0])}
     assert shown == set(re.findall(r'"(CERBERUS_\w+)"', inspect.getsource(settings)))
+
+
+def test_readme_shows_ten_settings_with_their_defaults() -> None:
+    known = {row[0]: row[1] for rows in tables(SETTINGS) if len(rows[0]) == 5 for row in rows[1:]}
+    shown = table(README, "variable")
+    assert [row[:2] for row in shown] == [[row[0], known[row[0]]] for row in shown]
+    assert len(shown) == 10
 
 
 def test_the_settings_have_the_defaults_and_examples_that_are_shown() -> None:
@@ -534,9 +572,9 @@ def anchors(page: str) -> set[str]:
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]|\{[^}]*\}", r"\1", heading).strip().lower()
         by_github = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
         by_site = re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain.encode("ascii", "ignore").decode()).strip())
-        slug = by_github if page == README else by_site
+        slug = by_github if page in ON_GITHUB else by_site
         number = 0
-        while (named := slug if not number else f"{slug}{'-' if page == README else '_'}{number}") in found:
+        while (named := slug if not number else f"{slug}{'-' if page in ON_GITHUB else '_'}{number}") in found:
             number += 1
         found.add(named)
     found.update(re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE))
@@ -553,12 +591,18 @@ def test_links_lead_somewhere(page: str) -> None:
         path, _, anchor = link.partition("#")
         target = (folder / path).resolve() if path else ROOT / page
         name = target.relative_to(ROOT).as_posix() if target.is_relative_to(ROOT) else ""
-        leads = (target.exists() if page == README else target.is_file()) and (
+        leads = (target.exists() if page in ON_GITHUB else target.is_file()) and (
             not anchor or (name in PAGES and anchor in anchors(name))
         )
         if not name or not leads:
             missing.append(link)
     assert missing == []
+
+
+def test_the_files_that_contributing_names_are_there() -> None:
+    named = re.findall(r"`((?:\w[\w.-]*/)+[\w.-]*|\w[\w-]*\.(?:py|md|yaml|toml))`", prose("CONTRIBUTING.md"))
+    assert len(named) > 20
+    assert [name for name in named if not any((each / name).exists() for each in (ROOT, PACKAGE))] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -582,7 +626,7 @@ def navigation() -> list[str]:
 def test_the_navigation_lists_every_page_once() -> None:
     listed = navigation()
     assert len(set(listed)) == len(listed)
-    assert set(listed) == set(PAGES) - {README}
+    assert set(listed) == set(PAGES) - set(ON_GITHUB)
 
 
 EXAMPLES = [path for path in (DOCS / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]
