@@ -243,7 +243,7 @@ class CerberusAuth:
 
 
 def caller_deadline(settings: Settings, timeout: float | None, context: LambdaContext | None) -> Deadline:
-    """Return the deadline of a call: its timeout or that of the settings, and at most the rest of the invocation."""
+    """Return the deadline of a call: its timeout or CERBERUS_TIMEOUT, and at most the rest of the invocation."""
     seconds = settings.timeout if timeout is None else timeout
     if context is not None:
         left = context.get_remaining_time_in_millis() / 1000

@@ -293,7 +293,7 @@ def test_both_clients_bound_the_time_of_an_answer_that_drips(bench: Bench, opera
         since = time.monotonic()
         (kind, text), _ = bench.outcome(aws_client, operation)
         assert (aws_client, kind) == (aws_client, CerberusUnavailable)
-        assert "no whole answer within 0.5 s" in text
+        assert "no complete answer within 0.5 s" in text
         assert time.monotonic() - since < 10
 
 

@@ -251,6 +251,13 @@ def overdue_in_an_outage(state: Steps) -> None:
         state.pass_time(seconds=1.0)
 
 
+def overdue_when_the_token_opens_the_breaker(state: Steps) -> None:
+    """A read looks into the table after its token's authentication has failed, and finds an old value there."""
+    state.start(is_nested=True)
+    state.change_service(mode="unreached", latency=0.1, offer=310.0)
+    state.call_and_land(key="a", seconds=4.1)
+
+
 def overdue_beside_an_outage(state: Steps) -> None:
     """Another's failure opens the breaker while a flight is under way."""
     overdue(state)
@@ -1396,20 +1403,26 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "overdue: only the first waits": (
         overdue_and_slow,
         "cache",
-        "is_waiting = starts or flight.is_trial or not self._breaker.is_open()",
+        "is_waiting = flight.is_trial or not self._breaker.is_open()",
         "is_waiting = starts",
     ),
     "overdue: they wait though the breaker is open": (
         overdue_beside_an_outage,
         "cache",
-        "is_waiting = starts or flight.is_trial or not self._breaker.is_open()",
+        "is_waiting = flight.is_trial or not self._breaker.is_open()",
         "is_waiting = True",
+    ),
+    "overdue: who started the flight waits though the breaker is open": (
+        overdue_when_the_token_opens_the_breaker,
+        "cache",
+        "is_waiting = flight.is_trial or not",
+        "is_waiting = starts or flight.is_trial or not",
     ),
     "overdue: nobody waits for a trial": (
         overdue_and_a_trial,
         "cache",
-        "starts or flight.is_trial or not",
-        "starts or not",
+        "is_waiting = flight.is_trial or not",
+        "is_waiting = not",
     ),
     "overdue: all wait to the end": (overdue_and_slow, "cache", "elif stage == OVERDUE:", "elif False:"),
     "overdue: a frozen flight does not lengthen the wait": (

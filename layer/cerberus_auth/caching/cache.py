@@ -153,7 +153,7 @@ class Cache:
             if stage == DUE:
                 max_wait = min(REFRESH_SECONDS, flight.max_wait) - flight.began.age() if starts else 0
             elif stage == OVERDUE:
-                is_waiting = starts or flight.is_trial or not self._breaker.is_open()
+                is_waiting = flight.is_trial or not self._breaker.is_open()
                 max_wait = flight.max_wait - flight.began.age() if is_waiting else 0
             if signal.wait(max(0.0, min(max_wait, deadline.remaining()))) and not flight.landed:
                 continue  # the flight has offered a stale value
