@@ -17,10 +17,17 @@ from .authentication.token import TokenRequest, usable_seconds
 from .authentication.wire import CLIENT_HEADERS, TOKEN_HEADER, read_refusal, transient
 from .aws.calls import connect
 from .caching.breaker import Breaker
-from .caching.cache import Cache
+from .caching.cache import PROBE_SECONDS, REFRESH_SECONDS, Cache
 from .caching.kept import GONE, Kept, Lifetime
 from .deadline import Deadline, Moment, Pause
-from .errors import AccessDenied, CerberusError, CerberusUnavailable, SecretNotFound, TokenRefused
+from .errors import (
+    AccessDenied,
+    CerberusError,
+    CerberusUnavailable,
+    DeadlineExceeded,
+    SecretNotFound,
+    TokenRefused,
+)
 from .http.transport import Transport
 from .lifecycle.process import process
 from .settings import Settings, unknown_variables
@@ -288,6 +295,22 @@ class Service:
         """Return the cached token, or authenticate. ``within`` is the flight of a read that needs the token."""
         return self.tokens.get(_TOKEN, self._authenticate, deadline, within=within)
 
+    def try_token(self, context: LambdaContext) -> None:
+        """Get a token for a caller that can continue without one. It waits as for the refresh of a cached value.
+
+        Raises
+        ------
+        CerberusError
+            See ``CerberusAuth.token``.
+        """
+        patience = PROBE_SECONDS if self.breaker.has_failed else REFRESH_SECONDS
+        deadline = caller_deadline(self.settings, min(patience, self.settings.timeout), context)
+        try:
+            self.token(deadline)
+        except DeadlineExceeded:
+            self.breaker.is_slow |= deadline.seconds >= PROBE_SECONDS
+            raise
+
     def read(
         self, url: str, path: str, flight: Flight, parse: Callable[[Response], T], is_file: bool = False
     ) -> tuple[Response, T, Moment]:
@@ -423,7 +446,7 @@ class Service:
         accepts = flight.terms.accepts
         refused = held.value if held is not None and accepts is not None and not accepts(held) else None
         request = TokenRequest(
-            refused, held.asked.wall if held is not None else self._dropped_at, flight.after, flight.outage
+            refused, held.asked.wall if held is not None else self._dropped_at, flight.publications, flight.outage
         )
         first_step = len(flight.deadline.steps)
         token: Token | None = None
@@ -453,7 +476,7 @@ class Service:
             ", shared" * self._was_shared,
         )
         usable = usable_seconds(token.lease_seconds, self.settings.expiry_margin)
-        fresh = usable * (1 - _REFRESH_WINDOW * self.tokens.early)
+        fresh = usable * (1 - _REFRESH_WINDOW * self.tokens.jitter)
         kept = Kept(token.value, token.asked, Lifetime(fresh, usable, usable))
         if kept.stage() == GONE:
             raise CerberusUnavailable(
@@ -492,7 +515,7 @@ class Service:
 
     def _wait_for_flights(self, seconds: float) -> None:
         """Wait for the authentication in flight, at most ``seconds``."""
-        self.tokens.settle(seconds)
+        self.tokens.wait_for_flights(seconds)
 
     def _set_renewed_by_extension(self, is_renewed: bool) -> None:
         """Set whether the extension refreshes the token, so that callers do not."""
@@ -579,9 +602,9 @@ class Service:
         self._lock = threading.RLock()
         self._sequence = self._aws = self._sharing = None
         self.usage.reset()
-        self.transport.start_anew()
-        self.breaker.start_anew()
-        self.tokens.start_anew()
+        self.transport.reset()
+        self.breaker.reset()
+        self.tokens.reset()
         self.reauthentication.reset()
 
 

@@ -206,6 +206,13 @@ def is_outage(error: CerberusError) -> bool:
     return error.step in _CERBERUS_STEPS and isinstance(error, CerberusUnavailable | BlockedAtEdge | DeadlineExceeded)
 
 
+def is_temporary(error: CerberusError) -> bool:
+    """Return whether a later call can succeed without a correction: a service, or the network to it, caused the error."""
+    if error.attempts:
+        return any(is_temporary(attempt.error) for attempt in error.attempts)
+    return isinstance(error, CerberusUnavailable | BlockedAtEdge | DeadlineExceeded)
+
+
 def requested_pause(error: CerberusError) -> float:
     """Return the seconds that Cerberus, or the firewall in front of it, asked clients to wait. 0 if neither did."""
     errors = [attempt.error for attempt in error.attempts] or [error]

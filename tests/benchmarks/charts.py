@@ -11,12 +11,13 @@ from typing import Any
 from local_stack.runtime import ROOT
 from simulation import plot as simulation_plot
 
-from . import plot
+from . import fleet, plot
 from .architecture import architecture
 from .tables import aligned, shown
 
 DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", DOCS / "explanation" / "benchmarks.md")
+FLEET = ROOT / "tests" / "benchmarks" / "results" / "fleet.json"
 _TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Figures = dict[str, Any]
@@ -32,6 +33,7 @@ def files(measured: Figures, simulated: Figures) -> dict[Path, str]:
     """Return what is drawn and written, by path."""
     charts = plot.charts(measured) | simulation_plot.charts(simulated)
     tables = {name: "\n".join(lines) for name, lines in _tables(measured, simulated)}
+    tables["real-fleet"] = "\n".join(fleet.table(json.loads(FLEET.read_text(encoding="utf-8"))))
     return {
         DOCS / "architecture.svg": architecture(),
         **{DOCS / "charts" / name: chart for name, chart in charts.items()},

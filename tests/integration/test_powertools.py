@@ -13,12 +13,25 @@ from typing import Any
 import opentelemetry.trace
 import pytest
 from aws_lambda_powertools import Metrics
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch.exceptions import BatchProcessingError
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError, TransformParameterError
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from cerberus_auth import CerberusClient, CerberusUnavailable, DeadlineExceeded, PrincipalRejected, SecretNotFound
+from cerberus_auth import (
+    AuthenticationFailed,
+    BlockedAtEdge,
+    CerberusClient,
+    CerberusError,
+    CerberusUnavailable,
+    DeadlineExceeded,
+    PrincipalRejected,
+    SecretNotFound,
+)
+from cerberus_auth.caching.cache import PROBE_SECONDS, REFRESH_SECONDS
+from cerberus_auth.errors import Attempt, combined_error
 from cerberus_auth.powertools import STEP_METRICS, CerberusMiddleware, CerberusProvider
 from cerberus_auth.testing.http_server import Fault
 from integration.fleet import LAYER
@@ -63,7 +76,10 @@ class Queue:
             "eventSourceARN": self.arn,
             "attributes": {"ApproximateReceiveCount": str(receives)},
         }
-        return {"Records": [{**common, "receiptHandle": handle} for handle in self._handles]}
+        records = [
+            {**common, "receiptHandle": handle, "messageId": str(number)} for number, handle in enumerate(self._handles)
+        ]
+        return {"Records": records}
 
     @property
     def visibilities(self) -> list[int]:
@@ -480,6 +496,183 @@ class TestMiddleware:
             handler(queue.event(1), Context())
         assert queue.visibilities == [60]
 
+    @pytest.mark.parametrize(
+        ("fault", "raised"),
+        [
+            (Fault.status(503), CerberusUnavailable),
+            (Fault.hang(), DeadlineExceeded),
+            (Fault.html(403), BlockedAtEdge),
+            (Fault.status(429), BlockedAtEdge),
+        ],
+        ids=lambda value: getattr(value, "kind", None),
+    )
+    def test_every_kind_of_outage_postpones_at_first_and_while_the_breaker_is_open(
+        self, fault: Fault, raised: type[CerberusError], function: Function, metrics: Metrics
+    ) -> None:
+        function.configure(
+            CERBERUS_TIMEOUT="2"
+        )  # as by default, the second attempt has less time than CERBERUS_READ_TIMEOUT
+        queue = Queue(function.stack, 1)
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": [queue.statement()]})
+        function.stack.cerberus.server.faults.add(fault, times=None)
+
+        @CerberusMiddleware(function.auth(), metrics=metrics).client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            raise AssertionError("there is no token")
+
+        for receives in (1, 2):
+            with pytest.raises(raised):
+                handler(queue.event(receives), Context())
+        assert queue.visibilities == [60, 120]
+
+    def test_failures_of_which_one_is_an_outage_postpone(
+        self, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        down = Attempt(ROLE_ARN, "us-west-2", "kms", "auth request", CerberusUnavailable("down"))
+        rejected = Attempt(ROLE_ARN, "us-west-2", "sts", "auth request", PrincipalRejected("in no box"))
+        queue = Queue(function.stack, 1)
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            raise combined_error(attempts)
+
+        attempts = [rejected, down]
+        with pytest.raises(AuthenticationFailed):
+            handler(queue.event(1), Context())
+        attempts = [rejected, rejected]
+        with pytest.raises(PrincipalRejected):
+            handler(queue.event(1), Context())
+        assert queue.visibilities == [60]
+
+    def test_an_outage_that_powertools_wraps_postpones(
+        self, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        queue = Queue(function.stack, 2)
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+        provider = CerberusProvider(CerberusClient(middleware.auth))
+        processor = BatchProcessor(event_type=EventType.SQS)
+
+        @middleware.client
+        def by_record(event: dict[str, Any], context: Any, cerberus: CerberusClient) -> object:
+            return process_partial_response(event, lambda record: cerberus.read(path), processor, context)
+
+        @middleware.client
+        def by_provider(event: dict[str, Any], context: Any, cerberus: CerberusClient) -> None:
+            provider.get(path)
+
+        path = "app/orders/nothing"
+        with pytest.raises(BatchProcessingError, match="SecretNotFound"):
+            by_record(queue.event(1), Context())
+        with pytest.raises(GetParameterError):
+            by_provider(queue.event(1), Context())
+        assert queue.visibilities == []
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        path = SECRET_PATH
+        with pytest.raises(BatchProcessingError, match="CerberusUnavailable"):
+            by_record(queue.event(1), Context())
+        with pytest.raises(GetParameterError):
+            by_provider(queue.event(2), Context())
+        assert queue.visibilities == [60, 60, 120, 120]
+
+    def test_in_an_outage_the_handler_gets_its_cached_secret_without_a_token(
+        self, function: Function, middleware: CerberusMiddleware, capsys: pytest.CaptureFixture[str], metrics: Metrics
+    ) -> None:
+        queue = Queue(function.stack, 1)
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+
+        @metrics.log_metrics
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> object:
+            return cerberus.read(path)
+
+        path = SECRET_PATH
+        assert handler(queue.event(1), Context()) == SECRET
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        middleware.auth.invalidate()
+        capsys.readouterr()
+        assert handler(queue.event(1), Context()) == SECRET
+        told = Measured(capsys.readouterr().out).metrics
+        assert told["CerberusFailure.CerberusUnavailable"] == [1]
+        assert "CerberusTokenCacheHits" not in told
+        assert handler(queue.event(1), Context()) == SECRET  # the breaker is open
+        assert Measured(capsys.readouterr().out).metrics == {"CerberusTokenCacheHits": [0]}  # Powertools wants a metric
+        assert queue.visibilities == []
+        path = "app/orders/other"  # not cached
+        with pytest.raises(CerberusUnavailable):
+            handler(queue.event(2), Context())
+        assert queue.visibilities == [120]
+
+    def test_a_hanging_cerberus_delays_a_handler_with_a_cached_secret_no_longer_than_a_refresh(
+        self, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> object:
+            return cerberus.read(SECRET_PATH)
+
+        handler({}, Context(15))
+        function.stack.cerberus.server.faults.add(Fault.hang(), times=None)
+        middleware.auth.invalidate()
+        waited = []
+        for _ in range(3):
+            began = time.monotonic()
+            assert handler({}, Context(15)) == SECRET
+            waited.append(time.monotonic() - began)
+        assert waited[0] < REFRESH_SECONDS + 1
+        assert max(waited[1:]) < PROBE_SECONDS + 1
+
+    def test_a_cached_secret_of_another_client_counts(self, function: Function, middleware: CerberusMiddleware) -> None:
+        provider = CerberusProvider(CerberusClient(middleware.auth))
+        provider.get(SECRET_PATH)
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        middleware.auth.invalidate()
+
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> object:
+            return provider.get(SECRET_PATH, transform="json")
+
+        assert handler({}, Context()) == SECRET
+
+    def test_in_an_outage_a_new_container_gets_the_fleets_secret_without_a_token(self, function: Function) -> None:
+        function.share()
+        CerberusClient(function.auth()).read(SECRET_PATH)
+        function.configure(
+            CERBERUS_EXPIRY_MARGIN="61"
+        )  # other settings: another container, as far as this process can tell
+        auth = function.auth()
+        auth.token()
+        auth.invalidate()  # from now on, only a newer shared token is accepted
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+
+        @CerberusMiddleware(auth).client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> object:
+            return cerberus.read(SECRET_PATH)
+
+        assert handler({}, Context()) == SECRET
+
+    @pytest.mark.parametrize("why", ["the secret is too old", "the handler needs the token", "the role is rejected"])
+    def test_a_cached_secret_does_not_replace_the_token(self, why: str, function: Function, metrics: Metrics) -> None:
+        if why == "the secret is too old":
+            function.configure(CERBERUS_MAX_AGE="0.1", CERBERUS_STALE_IF_ERROR="0.1")
+        middleware = CerberusMiddleware(function.auth(), metrics=metrics)
+        middleware._client.read(SECRET_PATH)
+        time.sleep(0.3)
+        middleware.auth.invalidate()
+        if why == "the role is rejected":
+            function.stack.cerberus.deny(ROLE_ARN)
+        else:
+            function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+        decorate = middleware.token if why == "the handler needs the token" else middleware.client
+
+        def handler(event: object, context: Context, /, **keywords: object) -> None:
+            raise AssertionError("there is no token")
+
+        with pytest.raises((CerberusUnavailable, PrincipalRejected)):
+            decorate(handler)({}, Context())
+
     @pytest.mark.parametrize("event", [{}, "text", {"Records": []}, {"Records": [{"eventSource": "aws:sns"}]}])
     def test_events_of_other_sources_are_left_alone(
         self, event: Any, function: Function, middleware: CerberusMiddleware
@@ -511,10 +704,18 @@ class TestMiddleware:
 
     def test_no_call_starts_in_the_last_second(self, function: Function, middleware: CerberusMiddleware) -> None:
         queue = Queue(function.stack, 1)
-        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
-        with pytest.raises(CerberusUnavailable):
-            middleware.client(lambda event, context, cerberus: None)(queue.event(1), Context(0.9))
-        assert queue.visibilities == []
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            context.seconds = seconds
+            raise CerberusUnavailable("down")
+
+        for seconds in (0.9, 1.1):
+            with pytest.raises(CerberusUnavailable):
+                handler(queue.event(1), Context())
+            assert queue.visibilities == ([] if seconds < 1 else [60])
 
     def test_what_happened_is_kept_without_secrets(self, function: Function, middleware: CerberusMiddleware) -> None:
         for _ in range(20):

@@ -85,7 +85,7 @@ def test_the_middleware_for_powertools_does_without_boto3() -> None:
 
 
 def test_snapstart_without_its_hooks_warns_once_and_works() -> None:
-    """A container image of one's own may lack the package that Lambda's runtimes bring."""
+    """An image with a runtime client that is not AWS's lacks the package, and the package alone would only hide that."""
     code = """
 import logging, os, sys
 sys.modules["snapshot_restore_py"] = None
@@ -100,5 +100,6 @@ logging.getLogger("cerberus_auth").addHandler(handler)
 CerberusClient(CerberusAuth())
 CerberusAuth(Settings(url="https://other.example.com", region="us-west-2"))
 assert len(said) == 1 and "snapshot-restore-py" in said[0], said
+assert "Use an AWS base image or AWS's runtime interface client (awslambdaric)" in said[0] and "Add" not in said[0], said
 """
     assert "cerberus_auth" in loaded_by(code)

@@ -117,7 +117,7 @@ class Transport:
         self._tls: ssl.SSLContext | None = None
         self._tls_lock = threading.Lock()
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """In a forked child or a restored container: leave the connections to the process that opened them."""
         self._tls_lock = threading.Lock()
         self._names = Names()

@@ -140,10 +140,11 @@ class Process:
             self._hooked = True
         try:
             from snapshot_restore_py import register_after_restore, register_before_snapshot
-        except ImportError:  # a container image without the package; expiry by the wall clock still applies
+        except ImportError:  # a container image with another runtime interface client; expiry still applies
             self.warn_once(
                 "SnapStart's hooks are missing: the snapshot contains tokens and secrets, and restored containers use them "
-                "until they are due. Add the package snapshot-restore-py to the image"
+                "until they are due. Use an AWS base image or AWS's runtime interface client (awslambdaric): it needs "
+                "snapshot-restore-py and calls the hooks"
             )
             return
         register_before_snapshot(self.forget)

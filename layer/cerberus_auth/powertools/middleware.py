@@ -14,7 +14,8 @@ from aws_lambda_powertools.metrics import MetricUnit, single_metric
 from .._version import __version__
 from ..auth import CerberusAuth
 from ..client import CerberusClient
-from ..errors import CerberusError, CerberusUnavailable
+from ..errors import CerberusError, is_temporary
+from ..lifecycle.process import process
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -45,7 +46,10 @@ class CerberusMiddleware:
     Metrics and Tracer can be used in any order. If the function has loaded the OpenTelemetry API, each authentication is
     also a span.
 
-    If Cerberus is unavailable during the invocation of an SQS batch, the middleware postpones the messages of the batch.
+    In an outage of Cerberus, ``client`` calls the handler also without a token, if this process has cached secrets or shares
+    secrets with other containers. A read that finds no secret then raises its error in the handler.
+
+    If an outage of Cerberus fails the invocation of an SQS batch, the middleware postpones the messages of the batch.
 
     Parameters
     ----------
@@ -101,8 +105,9 @@ class CerberusMiddleware:
         -------
         callable
             The handler for Lambda. It raises ``CerberusError``, and does not call ``handler``, if the authentication fails.
+            In an outage it does so only if no secret is cached or shared.
         """
-        return self._decorate(handler, lambda context: {"cerberus": self._client.within(context)})
+        return self._decorate(handler, lambda context: {"cerberus": self._client.within(context)}, self._has_fallback)
 
     def token(self, handler: Callable[Concatenate[E, C, P], T]) -> Callable[Concatenate[E, C, ...], T]:
         """Decorate a handler that takes the token as keyword ``cerberus_token``.
@@ -117,38 +122,57 @@ class CerberusMiddleware:
         callable
             The handler for Lambda. It raises ``CerberusError``, and does not call ``handler``, if the authentication fails.
         """
-        return self._decorate(handler, lambda context: {"cerberus_token": self.auth.token(context=context)})
+        return self._decorate(
+            handler, lambda context: {"cerberus_token": self.auth.token(context=context)}, lambda: False
+        )
 
     def _decorate(
-        self, handler: Callable[Concatenate[E, C, P], T], keywords_for: Callable[[C], dict[str, Any]]
+        self,
+        handler: Callable[Concatenate[E, C, P], T],
+        keywords_for: Callable[[C], dict[str, Any]],
+        has_fallback: Callable[[], bool],
     ) -> Callable[Concatenate[E, C, ...], T]:
         @functools.wraps(handler)
         def decorated(event: E, context: C, *args: Any, **keywords: Any) -> T:
             began = time.time()
             try:
-                self._authenticate(began, context)
+                self._authenticate(began, context, has_fallback())
                 try:
                     return handler(event, context, *args, **keywords, **keywords_for(context))
                 finally:
                     self._record(began)
-            except CerberusUnavailable:
-                from .queue import postpone
+            except Exception as error:
+                if _is_outage(error):
+                    from .queue import postpone
 
-                postpone(event, context)
+                    postpone(event, context)
                 raise
 
         return decorated
 
-    def _authenticate(self, began: float, context: LambdaContext) -> None:
+    def _has_fallback(self) -> bool:
+        """Return whether the handler can read a secret in an outage, with a client of the same settings."""
+        service = self.auth.service
+        return any(member._has_fallback(service) for member in process.members() if isinstance(member, CerberusClient))
+
+    def _authenticate(self, began: float, context: LambdaContext, has_fallback: bool) -> None:
         try:
-            self.auth.token(context=context)
-        except CerberusError:
-            # log_metrics may be inside this decorator, and is then not called.
-            if self._record(began) and self._metrics is not None:
-                self._metrics.flush_metrics()
-            raise
-        if not self._record(began) and self._metrics is not None:
-            self._metrics.add_metric("CerberusTokenCacheHits", MetricUnit.Count, 1)
+            if has_fallback:
+                self.auth.service.try_token(context)
+            else:
+                self.auth.token(context=context)
+        except CerberusError as error:
+            new = self._record(began)
+            if not (has_fallback and is_temporary(error)):
+                # log_metrics may be inside this decorator, and is then not called.
+                if new and self._metrics is not None:
+                    self._metrics.flush_metrics()
+                raise
+            hits = 0  # still recorded: log_metrics(raise_on_empty_metrics=True) fails without any metric
+        else:
+            new, hits = self._record(began), 1
+        if not new and self._metrics is not None:
+            self._metrics.add_metric("CerberusTokenCacheHits", MetricUnit.Count, hits)
 
     def _record(self, began: float) -> int:
         """Record the authentications and requests since the last call. Return the number of authentications."""
@@ -166,6 +190,18 @@ class CerberusMiddleware:
         if self._metrics is not None:
             _add_request_metrics(self._metrics, *self.auth.service.usage.take_counts())
         return len(new)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Return whether an outage caused an error of the handler: it, its cause, or the error of a record in the batch."""
+    # Powertools' BatchProcessingError has a tuple of class, error and traceback for each record.
+    batch = getattr(error, "child_exceptions", ())
+    records = [each[1] for each in batch if isinstance(each, tuple) and len(each) == 3]
+    return any(
+        isinstance(each, CerberusError) and is_temporary(each)
+        for raised in (error, *records)
+        for each in (raised, getattr(raised, "__cause__", None))
+    )
 
 
 def _add_request_metrics(metrics: Metrics, requests: dict[str, int], stale: int, stale_age: float) -> None:
