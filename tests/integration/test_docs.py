@@ -36,6 +36,8 @@ from cerberus_auth.powertools.queue import visibility
 from documentation.outputs import error_messages, updated, with_log_lines
 from integration.test_transform import LAYER, load, versions
 from integration.users_tests import run_users_tests
+from local_stack.demo import Result, Usage
+from local_stack.demo import table as demo_table
 from local_stack.stack import ROLE, LocalStack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -332,8 +334,22 @@ def test_the_first_steps_print_what_is_shown(block: Block, tmp_path: Path) -> No
     assert done.stdout == shown
 
 
+DEMOS = of("text", having=r"^function +ms ")
+
+
+@pytest.mark.parametrize("block", DEMOS, ids=where)
+def test_the_table_of_the_demo_has_its_present_form(block: Block) -> None:
+    cells = [re.split(r"  +", line) for line in block.text.splitlines()[3:]]
+    usages = [Usage(int(row[3]), int(row[4]), int(row[5]), int(row[6]), ("KMS decrypt",)) for row in cells]
+    results = [
+        Result(row[0], float(row[1]), float(row[2]), usage, usage) for row, usage in zip(cells, usages, strict=True)
+    ]
+    assert f"{demo_table(results)}\n" == block.text
+    assert [problem for result in results for problem in result.problems] == []
+
+
 def test_readme_is_short_and_shows_two_commands() -> None:
-    assert FIRST_STEPS[0].page == README
+    assert {FIRST_STEPS[0].page, DEMOS[0].page} == {README}
     assert PAGES[README].count("\n") <= 150
     assert sorted(set(re.findall(r"\bmake ([a-z-]+)`", PAGES[README]))) == ["demo", "test"]
 

@@ -64,3 +64,17 @@ def test_its_scripts_are_shell(workflow: Path) -> None:
     assert bash
     for script in [step["run"] for step in steps(workflow) if "run" in step]:
         subprocess.run([bash, "-n"], input=script, text=True, check=True, capture_output=True, timeout=10)
+
+
+@pytest.mark.parametrize(
+    "form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda path: path.stem
+)
+def test_an_issue_form_is_whole_and_asks_for_no_secret(form: Path) -> None:
+    content = yaml.safe_load(form.read_text())
+    assert {"name", "description", "body"} <= set(content)
+    first, *fields = content["body"]
+    assert "Do not paste secrets" in first["attributes"]["value"]
+    assert all(
+        field["type"] in {"textarea", "input", "checkboxes"} and field["attributes"]["label"] for field in fields
+    )
+    assert len({field["id"] for field in fields}) == len(fields)
