@@ -341,7 +341,7 @@ class Settings:
                 is_of_sam = name == "CERBERUS_IAM_ROLE_ARN" and (":lambda:" in arn or ":" not in arn)
                 problems.append(
                     f"{name} must be a role ARN, arn:aws:iam::<account>:role/<name>, not {arn[:100]!r}."
-                    + " sam local does not resolve !GetAtt and !Ref of a role. Run: CERBERUS_IAM_ROLE_ARN= sam local invoke"
+                    + " sam local does not resolve !GetAtt and !Ref of a role. Run CERBERUS_IAM_ROLE_ARN= sam local invoke."
                     * is_of_sam
                 )
             elif matched[1] not in _PARTITIONS:
