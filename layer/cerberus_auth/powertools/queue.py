@@ -1,4 +1,4 @@
-"""Postpone the messages of an SQS batch while Cerberus is unavailable. Loaded only then, because it loads boto3."""
+"""Postpone the messages of an SQS batch while Cerberus is unavailable. boto3 is loaded only then."""
 
 from __future__ import annotations
 
@@ -12,8 +12,46 @@ FIRST_SECONDS = 60
 LONGEST_SECONDS = 900
 _BATCH_SIZE = 10  # the maximum number of entries in one SQS request
 _RESERVED_SECONDS = 1  # of the invocation's time, left for the caller
+_POSTPONE_SECONDS = 3  # of the invocation's time, left to load boto3 and to postpone a batch
 
 _logger = logging.getLogger("cerberus_auth")
+
+
+class BatchContext:
+    """The context for calls of the package: it ends early, so that the batch can be postponed after the last call.
+
+    It reserves 3 seconds, or a third of the remaining time if that is less.
+
+    Parameters
+    ----------
+    context : LambdaContext
+        The context of the handler.
+    """
+
+    def __init__(self, context: LambdaContext) -> None:
+        self._context = context
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the time that calls of the package can use, in milliseconds."""
+        left = self._context.get_remaining_time_in_millis()
+        return left - min(1000 * _POSTPONE_SECONDS, left // 3)
+
+
+def is_batch(event: Any) -> bool:
+    """Return whether an event is an SQS batch.
+
+    Parameters
+    ----------
+    event : object
+        The event of the handler.
+    """
+    records = event.get("Records") if isinstance(event, dict) else None
+    return bool(
+        records
+        and isinstance(records, list)
+        and isinstance(records[0], dict)
+        and records[0].get("eventSource") == "aws:sqs"
+    )
 
 
 def visibility(receives: int) -> int:
@@ -37,9 +75,9 @@ def postpone(event: Any, context: LambdaContext) -> None:
     context : LambdaContext
         The context of the handler. No request starts in the last second of the invocation.
     """
-    records = event.get("Records") if isinstance(event, dict) else None
-    if not records or records[0].get("eventSource") != "aws:sqs":
+    if not is_batch(event):
         return
+    records = event["Records"]
     arn = records[0].get("eventSourceARN")
     try:
         postponed = _postpone_batch(arn, records, context)
