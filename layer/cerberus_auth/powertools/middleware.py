@@ -16,7 +16,7 @@ from ..auth import CerberusAuth
 from ..client import CerberusClient
 from ..errors import CerberusError, is_temporary
 from ..lifecycle.process import process
-from .queue import BatchContext, is_batch, postpone
+from .queue import BatchContext, batch_of, postpone
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -136,7 +136,7 @@ class CerberusMiddleware:
         @functools.wraps(handler)
         def decorated(event: E, context: C, *args: Any, **keywords: Any) -> T:
             began = time.time()
-            calls: LambdaContext = BatchContext(context) if is_batch(event) else context
+            calls: LambdaContext = BatchContext(context) if batch_of(event) else context
             try:
                 self._authenticate(began, calls, has_fallback())
                 try:

@@ -37,21 +37,19 @@ class BatchContext:
         return left - min(1000 * _POSTPONE_SECONDS, left // 3)
 
 
-def is_batch(event: Any) -> bool:
-    """Return whether an event is an SQS batch.
+def batch_of(event: Any) -> list[dict[str, Any]]:
+    """Return the records of an SQS batch. Empty for any other event.
 
     Parameters
     ----------
     event : object
-        The event of the handler.
+        The event of the handler, also as ``SQSEvent`` of Powertools.
     """
+    event = getattr(event, "raw_event", event)
     records = event.get("Records") if isinstance(event, dict) else None
-    return bool(
-        records
-        and isinstance(records, list)
-        and isinstance(records[0], dict)
-        and records[0].get("eventSource") == "aws:sqs"
-    )
+    if not isinstance(records, list) or not records or not isinstance(records[0], dict):
+        return []
+    return records if records[0].get("eventSource") == "aws:sqs" else []
 
 
 def visibility(receives: int) -> int:
@@ -75,10 +73,10 @@ def postpone(event: Any, context: LambdaContext) -> None:
     context : LambdaContext
         The context of the handler. No request starts in the last second of the invocation.
     """
-    if not is_batch(event):
+    records = batch_of(event)
+    if not records:
         return
-    records = event["Records"]
-    arn = records[0].get("eventSourceARN")
+    arn: Any = records[0].get("eventSourceARN")
     try:
         postponed = _postpone_batch(arn, records, context)
     except Exception as error:  # must not hide the error of Cerberus
