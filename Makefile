@@ -12,7 +12,7 @@ REQUIREMENTS := tests/requirements
 TOOLS := dev# the packages in $(VENV); `make demo` needs fewer
 PEERS := caching cerberus-1 cerberus-2
 GUESTS := old new
-WORDS := docs
+WORDS := docs functions template.yaml README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
 LAYER_SOURCES = $(shell find layer -type f -not -path '*/__pycache__/*')
 APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -path '*/__pycache__/*')
 
@@ -28,7 +28,7 @@ find_pythons = for minor in 14 13 12 11; do \
 pin = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-emit-index-url $1.in --output-file $1.txt $2
 
-.PHONY: help setup layer dist publish build demo run-demo test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate figures charts fuzz load format lock clean
+.PHONY: help setup layer dist publish build demo run-demo local run-local test check check-code check-types check-template check-consumer check-words docs docs-serve docs-outputs pytest acceptance test-all soak bench simulate fleet figures charts fuzz load format lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,16 +45,25 @@ dist: layer ## build the files of a release into dist/: package, layers, bills o
 	cp build/layer/python/cerberus_auth-*.dist-info/sboms/layer.cdx.json dist/layers/cerberus-auth-layer.cdx.json
 	cp build/powertools/python/aws_lambda_powertools-*.dist-info/sboms/layer.cdx.json dist/layers/powertools-layer.cdx.json
 
-publish: layer ## publish both layers: REGIONS="us-west-2 eu-west-1" [PUBLIC=1 | ORGANIZATION=o-…]
+publish: ## publish both layers: REGIONS="us-west-2 eu-west-1" [PUBLIC=1 | ORGANIZATION=o-…]
 	@test -n "$(REGIONS)" || { echo 'REGIONS is not set. Run make publish REGIONS="us-west-2 eu-west-1"' >&2; exit 1; }
+	@$(MAKE) --no-print-directory layer
 	@$(BIN)/python layer/publish.py --regions "$(REGIONS)" --output build/published.json \
 	$(if $(PUBLIC),--public) $(if $(ORGANIZATION),--organization "$(ORGANIZATION)")
 
 build: .aws-sam/build/.ready ## build the SAM application
 
-# Where the tools are not installed, the demo gets a smaller environment of its own.
+# Without the tools of `make setup`, these two get a smaller environment.
+demo_environment = $(if $(wildcard $(VENV)/.ready),,VENV=.venv-demo TOOLS=demo)
+
 demo: ## invoke each sample function, cold and warm, against a local Cerberus and AWS
-	@$(MAKE) --no-print-directory run-demo $(if $(wildcard $(VENV)/.ready),,VENV=.venv-demo TOOLS=demo)
+	@$(MAKE) --no-print-directory run-demo $(demo_environment)
+
+local: ## run a local Cerberus and AWS until Ctrl-C, and print the commands that use them
+	@$(MAKE) --no-print-directory run-local $(demo_environment)
+
+run-local: $(VENV)/.ready
+	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack $(ARGS)
 
 run-demo: $(VENV)/.ready $(VENV)-runtime/.ready build
 	@PYTHONPATH=layer:tests $(BIN)/python -m local_stack.demo
@@ -114,9 +123,12 @@ bench: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## compare times, memory an
 simulate: setup ## simulate fleets of up to a million containers
 	@PYTHONPATH=layer:tests $(BIN)/python -m simulation
 
-figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## run bench and simulate, and write their tables and charts into the repository
-	@status=0; for name in benchmarks simulation; do \
-	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$$name/results || status=$$?; done; \
+fleet: $(VENV)/.ready ## run an hour of 200 real processes in 10 minutes, with and without the shared cache
+	@PYTHONPATH=layer:tests $(BIN)/python -m benchmarks.fleet
+
+figures: setup layer $(PEERS:%=$(VENV)-bench-%/.ready) ## run bench, simulate and fleet, and write their tables and charts into the repository
+	@status=0; for name in benchmarks simulation benchmarks.fleet; do \
+	PYTHONPATH=layer:tests $(BIN)/python -m $$name --results tests/$${name%%.*}/results || status=$$?; done; \
 	$(MAKE) --no-print-directory charts; exit $$status
 
 charts: $(VENV)/.ready ## draw the charts and tables of the documentation, from the last figures
@@ -155,13 +167,13 @@ $(VENV)/.ready: $(REQUIREMENTS)/uv.txt $(REQUIREMENTS)/$(TOOLS).txt
 	@python="$(or $(PYTHON),$$($(find_pythons) | sed -n 1p))"; \
 	test -n "$$python" || { echo "No Python 3.11 or newer with its venv module was found. Install it (on Debian and Ubuntu:" \
 	"python3 and python3-venv), or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
-	echo "Installing into $(VENV) with $$("$$python" --version) ..."; "$$python" -m venv --clear $(VENV)
+	echo "Installing into $(VENV) with $$("$$python" --version) ..." >&2; "$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/uv.txt
 	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/$(TOOLS).txt
 	@touch $@
 
 define install
-@echo "Installing into $(ENVIRONMENT) ..."
+@echo "Installing into $(ENVIRONMENT) ..." >&2
 @$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ENVIRONMENT)
 @$(BIN)/uv pip install --quiet --only-binary :all: $(FROM_SOURCE) --python $(ENVIRONMENT) --require-hashes -r $<
 @touch $@
@@ -187,7 +199,7 @@ $(VENV)-guests-%/.ready: $(REQUIREMENTS)/guests-%.txt | $(VENV)/.ready
 	$(install)
 
 .aws-sam/build/.ready: $(LAYER_SOURCES) $(APPLICATION) | $(VENV)/.ready .venv-sam/.ready
-	@echo "Building the application with SAM ..."; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	@echo "Building the application with SAM ..." >&2; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	PATH="$(CURDIR)/$(BIN):$$PATH" .venv-sam/bin/sam build > "$$log" 2>&1 || { cat "$$log" >&2; exit 1; }; \
 	grep 'has no byte-code' "$$log" || true
 	@touch $@

@@ -243,7 +243,7 @@ class CerberusAuth:
 
 
 def caller_deadline(settings: Settings, timeout: float | None, context: LambdaContext | None) -> Deadline:
-    """Return the deadline of a call: its timeout or that of the settings, and at most the rest of the invocation."""
+    """Return the deadline of a call: its timeout or CERBERUS_TIMEOUT, and at most the rest of the invocation."""
     seconds = settings.timeout if timeout is None else timeout
     if context is not None:
         left = context.get_remaining_time_in_millis() / 1000
@@ -446,7 +446,7 @@ class Service:
         accepts = flight.terms.accepts
         refused = held.value if held is not None and accepts is not None and not accepts(held) else None
         request = TokenRequest(
-            refused, held.asked.wall if held is not None else self._dropped_at, flight.after, flight.outage
+            refused, held.asked.wall if held is not None else self._dropped_at, flight.publications, flight.outage
         )
         first_step = len(flight.deadline.steps)
         token: Token | None = None
@@ -476,7 +476,7 @@ class Service:
             ", shared" * self._was_shared,
         )
         usable = usable_seconds(token.lease_seconds, self.settings.expiry_margin)
-        fresh = usable * (1 - _REFRESH_WINDOW * self.tokens.early)
+        fresh = usable * (1 - _REFRESH_WINDOW * self.tokens.jitter)
         kept = Kept(token.value, token.asked, Lifetime(fresh, usable, usable))
         if kept.stage() == GONE:
             raise CerberusUnavailable(
@@ -515,7 +515,7 @@ class Service:
 
     def _wait_for_flights(self, seconds: float) -> None:
         """Wait for the authentication in flight, at most ``seconds``."""
-        self.tokens.settle(seconds)
+        self.tokens.wait_for_flights(seconds)
 
     def _set_renewed_by_extension(self, is_renewed: bool) -> None:
         """Set whether the extension refreshes the token, so that callers do not."""
@@ -602,9 +602,9 @@ class Service:
         self._lock = threading.RLock()
         self._sequence = self._aws = self._sharing = None
         self.usage.reset()
-        self.transport.start_anew()
-        self.breaker.start_anew()
-        self.tokens.start_anew()
+        self.transport.reset()
+        self.breaker.reset()
+        self.tokens.reset()
         self.reauthentication.reset()
 
 

@@ -269,7 +269,7 @@ class CerberusClient:
                     kept.used = now
                     return kept.copy(kept.value)
             elif stale_if_error is None:
-                age = max_age * (1 - _REFRESH_WINDOW * self._cache.early)
+                age = max_age * (1 - _REFRESH_WINDOW * self._cache.jitter)
                 if now - kept.asked.monotonic < age and time.time() - kept.asked.wall < age:
                     kept.used = now
                     return kept.copy(kept.value)
@@ -745,7 +745,7 @@ class CerberusClient:
     def _reset_after_fork(self) -> None:
         """Replace the locks and flights of the parent process. Keep the secrets."""
         self._lock = threading.Lock()
-        self._cache.start_anew()
+        self._cache.reset()
 
     def _forget(self) -> None:
         """Drop every cached secret."""
@@ -769,7 +769,7 @@ class CerberusClient:
 
     def _wait_for_flights(self, seconds: float) -> None:
         """Wait for the requests in flight, at most ``seconds``."""
-        self._cache.settle(seconds)
+        self._cache.wait_for_flights(seconds)
 
     def _set_renewed_by_extension(self, is_renewed: bool) -> None:
         """Set whether the extension refreshes due secrets, so that callers do not."""
@@ -814,7 +814,7 @@ class CerberusClient:
     def _lifetime(self, max_age: float | None, stale_if_error: float | None) -> Lifetime:
         due = self._settings.max_age if max_age is None else max_age
         stale = self._settings.stale_if_error if stale_if_error is None else stale_if_error
-        return Lifetime(due * (1 - _REFRESH_WINDOW * self._cache.early), due, due + stale)
+        return Lifetime(due * (1 - _REFRESH_WINDOW * self._cache.jitter), due, due + stale)
 
     def _warn(self, path: str, text: str, *values: object) -> None:
         """Log a warning about a path, at most once a minute."""
@@ -936,7 +936,9 @@ class CerberusClient:
 
             seconds = self._lifetime(None, None).gone
             lookup_only = flight.outage is not None
-            return sharing.secret(principal, name, flight.deadline, flight.after, accept, request, seconds, lookup_only)
+            return sharing.secret(
+                principal, name, flight.deadline, flight.publications, accept, request, seconds, lookup_only
+            )
 
         return fetch
 

@@ -11,12 +11,13 @@ from typing import Any
 from local_stack.runtime import ROOT
 from simulation import plot as simulation_plot
 
-from . import plot
+from . import fleet, plot
 from .architecture import architecture
 from .tables import aligned, shown
 
 DOCS = ROOT / "docs"
-PAGE = DOCS / "explanation" / "benchmarks.md"
+PAGES = (ROOT / "README.md", DOCS / "explanation" / "benchmarks.md")
+FLEET = ROOT / "tests" / "benchmarks" / "results" / "fleet.json"
 _TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Figures = dict[str, Any]
@@ -32,10 +33,11 @@ def files(measured: Figures, simulated: Figures) -> dict[Path, str]:
     """Return what is drawn and written, by path."""
     charts = plot.charts(measured) | simulation_plot.charts(simulated)
     tables = {name: "\n".join(lines) for name, lines in _tables(measured, simulated)}
+    tables["real-fleet"] = "\n".join(fleet.table(json.loads(FLEET.read_text(encoding="utf-8"))))
     return {
         DOCS / "architecture.svg": architecture(),
         **{DOCS / "charts" / name: chart for name, chart in charts.items()},
-        PAGE: filled(PAGE.read_text(encoding="utf-8"), tables),
+        **{page: filled(page.read_text(encoding="utf-8"), tables) for page in PAGES},
     }
 
 
@@ -49,6 +51,8 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
 
 
 def _tables(measured: Figures, simulated: Figures) -> Iterator[tuple[str, Iterator[str]]]:
+    if not isinstance(measured["handler_ms"], str):
+        yield "headlines", _headlines(measured, simulated["simulated"])
     yield "machine", _machine(measured)
     yield "cold-start", _cold(measured)
     yield "lambda", _in_lambda(measured)
@@ -59,6 +63,23 @@ def _tables(measured: Figures, simulated: Figures) -> Iterator[tuple[str, Iterat
     yield "layers", _layers(measured["layers"])
     yield "fleets", _fleets(simulated["simulated"])
     yield "peers", _peers(simulated["simulated"])
+
+
+def _headlines(measured: Figures, simulated: Mapping[str, Figures]) -> Iterator[str]:
+    powertools, nike = "Powertools get_secret (Secrets Manager)", "cerberus-python-client 1.4.0 (KMS)"
+    cold, first_use, cached = measured["cold"], measured["handler_ms"], measured["warm_ns"]
+    fleet = simulated["1,000 for 2 hours, 5 secrets"]
+    yield "| | cerberus-auth | Nike's client 1.4.0 | boto3 + requests | Powertools, Secrets Manager |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    secrets = [cold[name]["cpu_ms"]["secret"] for name in ("cerberus-auth", nike, "boto3 + requests", powertools)]
+    yield f"| cold start to the first secret, CPU ms | {' | '.join(map(shown, secrets))} |"
+    first = [shown(first_use[name]["128"]) for name in ("cerberus-auth", "boto3 + requests", powertools)]
+    yield f"| first secret in a 128 MB handler, ms | {first[0]} | not measured | {first[1]} | {first[2]} |"
+    own, peer = cached["read(), cached"] / 1000, cached["get_secret(), cached"] / 1000
+    yield f"| cached read, µs | {shown(own)} | no cache | no cache | {shown(peer)} |"
+    peers = [fleet["peers"][name][0] for name in ("cerberus-python-client", "boto3 + requests", "Powertools")]
+    requests = [fleet["requests"], *peers]
+    yield f"| requests of 1,000 containers, 5 secrets, 2 hours | {' | '.join(map(shown, requests))} |"
 
 
 def _machine(found: Figures) -> Iterator[str]:

@@ -65,7 +65,7 @@ def figures(
         "measured": time.strftime("%Y-%m-%d", time.gmtime()),
         "rounds": len(samples[BARE.name, True]),
         "certificates": certificates,
-        "machine": _machine(),
+        "machine": machine(),
         "versions": versions(known),
         "bare_interpreter": bare[False],
         "with_runtime_client": bare[True],
@@ -109,7 +109,7 @@ def _cold(samples: Samples, contestant: Contestant, client: bool) -> dict[str, A
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     processor = platform.machine()
     found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)

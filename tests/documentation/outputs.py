@@ -34,6 +34,7 @@ COMMAND = re.compile(r"^```sh\ncerberus-auth ([^\n]+)\n```\n\n```text\n(.*?)^```
 DOCTOR = re.compile(r"^```text\n(ok +settings .*?)^```", re.DOTALL | re.MULTILINE)
 TIMES = (0, 0, 6, 0, 0, 2, 2, 7, 4, 3, 3)  # milliseconds of the doctor's steps, as one run measured them
 LOG_ROW = re.compile(r"^\| (DEBUG|INFO|WARNING|ERROR) \| `(.+?)` \| (.*) \|$", re.MULTILINE)
+PLACEHOLDER = re.compile(r"%(?:\.\d)?[a-z]\b")
 LEVELS = {"debug": "DEBUG", "info": "INFO", "warning": "WARNING", "warn_once": "WARNING", "error": "ERROR"}
 ERROR = re.compile(r"^```text\n(\w+): .*?^```$", re.DOTALL | re.MULTILINE)
 
@@ -138,12 +139,16 @@ def log_lines() -> dict[str, str]:
     for path in sorted((ROOT / "layer" / "cerberus_auth").rglob("*.py")):
         if "testing" in path.parts or path.name == "__main__.py":
             continue
-        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or not call.args:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
+                level, values = LEVELS[node.func.attr], node.args[:1]
+            elif isinstance(node, ast.Constant) and PLACEHOLDER.search(str(node.value)):
+                level, values = "WARNING", [node]  # logged by a method of ours
+            else:
                 continue
-            level = LEVELS.get(call.func.attr)
-            if level and isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str):
-                found[re.sub(r"%[.\d]*[a-z]", "…", call.args[0].value)] = level
+            for value in values:
+                if isinstance(value, ast.Constant) and isinstance(value.value, str) and " " in value.value:
+                    found.setdefault(PLACEHOLDER.sub("…", value.value), level)
     return found
 
 

@@ -56,12 +56,12 @@ def assuming(function: Function) -> Function:
     return function
 
 
-LANES = pytest.mark.parametrize("lane", ["signed", "sdk"])
+CLIENTS = pytest.mark.parametrize("aws_client", ["signed", "sdk"])
 
 
-@LANES
-def test_the_assumed_role_is_offered_and_decrypts(lane: str, assuming: Function) -> None:
-    assuming.configure(CERBERUS_AWS_CLIENT=lane)
+@CLIENTS
+def test_the_assumed_role_is_offered_and_decrypts(aws_client: str, assuming: Function) -> None:
+    assuming.configure(CERBERUS_AWS_CLIENT=aws_client)
     auth = assuming.auth()
     for _ in range(3):
         assert auth.token()
@@ -70,11 +70,11 @@ def test_the_assumed_role_is_offered_and_decrypts(lane: str, assuming: Function)
     assert own_calls(assuming) == [("AssumeRole", OWN), *[("Decrypt", SESSION)] * 3]  # assumed once
 
 
-@LANES
-def test_the_assumed_role_signs(lane: str, assuming: Function) -> None:
+@CLIENTS
+def test_the_assumed_role_signs(aws_client: str, assuming: Function) -> None:
     """STS tells Cerberus an ARN without the role's path, so this one is granted without."""
     assuming.stack.cerberus.grant("arn:aws:iam::111111111111:role/secrets")
-    assuming.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_AUTH_METHOD="sts")
+    assuming.configure(CERBERUS_AWS_CLIENT=aws_client, CERBERUS_AUTH_METHOD="sts")
     auth = assuming.auth()
     for _ in range(2):
         assert auth.token()
@@ -103,11 +103,11 @@ def test_a_principal_that_is_given_is_the_one_offered(assuming: Function) -> Non
     assert [arn for arn, _ in assuming.posted] == [ROLE, ASSUMED]
 
 
-@LANES
+@CLIENTS
 def test_its_credentials_are_kept_until_five_minutes_before_their_end(
-    lane: str, assuming: Function, monkeypatch: pytest.MonkeyPatch
+    aws_client: str, assuming: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assuming.configure(CERBERUS_AWS_CLIENT=lane)
+    assuming.configure(CERBERUS_AWS_CLIENT=aws_client)
     auth = assuming.auth()
     for seconds, current in [(0, True), (3600 - 310, True), (3600 - 290, False)]:
         monkeypatch.setattr(temporary, "time", SimpleNamespace(time=lambda seconds=seconds: time.time() + seconds))
@@ -116,10 +116,12 @@ def test_its_credentials_are_kept_until_five_minutes_before_their_end(
         assert (decrypters(assuming)[-1] == decrypters(assuming)[0]) is current
 
 
-@LANES
+@CLIENTS
 @pytest.mark.parametrize("missing", ["policy", "trust", "role"])
 @pytest.mark.parametrize("method", ["kms", "sts"])
-def test_a_refusal_says_which_two_policies_it_takes(method: str, missing: str, lane: str, assuming: Function) -> None:
+def test_a_refusal_says_which_two_policies_it_takes(
+    method: str, missing: str, aws_client: str, assuming: Function
+) -> None:
     aws = assuming.stack.aws
     if missing == "policy":
         aws.put_role_policy(ROLE, document(decrypt_statement()))
@@ -131,7 +133,9 @@ def test_a_refusal_says_which_two_policies_it_takes(method: str, missing: str, l
         aws.delete_role(ASSUMED)
     if missing == "trust":
         aws.create_role(ASSUMED, document(decrypt_statement()))
-    assuming.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_AUTH_METHOD=method, CERBERUS_FALLBACK_REGIONS="us-east-1")
+    assuming.configure(
+        CERBERUS_AWS_CLIENT=aws_client, CERBERUS_AUTH_METHOD=method, CERBERUS_FALLBACK_REGIONS="us-east-1"
+    )
     error = assuming.failure(assuming.auth().token)
     assert type(error) is ConfigurationError
     assert error.step == "sts:AssumeRole" or not error.step
@@ -142,10 +146,10 @@ def test_a_refusal_says_which_two_policies_it_takes(method: str, missing: str, l
     assert own_calls(assuming) == [("AssumeRole", OWN)]
 
 
-@LANES
-def test_it_is_assumed_in_the_region_of_the_attempt(lane: str, assuming: Function) -> None:
+@CLIENTS
+def test_it_is_assumed_in_the_region_of_the_attempt(aws_client: str, assuming: Function) -> None:
     """So an outage of STS in one region does not keep the other from serving."""
-    assuming.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_FALLBACK_REGIONS="us-east-1", CERBERUS_MAX_ATTEMPTS="1")
+    assuming.configure(CERBERUS_AWS_CLIENT=aws_client, CERBERUS_FALLBACK_REGIONS="us-east-1", CERBERUS_MAX_ATTEMPTS="1")
     assuming.stack.aws.server.faults.add(
         Fault.status(503), lambda request: "/us-west-2/sts/" in (request.headers["Authorization"] or ""), times=None
     )
@@ -154,13 +158,15 @@ def test_it_is_assumed_in_the_region_of_the_attempt(lane: str, assuming: Functio
     assert assuming.posted == [(ASSUMED, "us-east-1")]
 
 
-@LANES
+@CLIENTS
 @pytest.mark.parametrize("method", ["kms", "sts"])
-def test_refused_credentials_are_replaced_at_once(method: str, lane: str, assuming: Function) -> None:
+def test_refused_credentials_are_replaced_at_once(method: str, aws_client: str, assuming: Function) -> None:
     """A role deleted and made again ends the sessions of the old one. The region has done nothing, and is not skipped."""
     aws, cerberus = assuming.stack.aws, assuming.stack.cerberus
     cerberus.grant("arn:aws:iam::111111111111:role/secrets")
-    assuming.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_AUTH_METHOD=method, CERBERUS_FALLBACK_REGIONS="us-east-1")
+    assuming.configure(
+        CERBERUS_AWS_CLIENT=aws_client, CERBERUS_AUTH_METHOD=method, CERBERUS_FALLBACK_REGIONS="us-east-1"
+    )
     auth = assuming.auth()
     auth.token()
     aws.delete_role(ASSUMED)
@@ -185,10 +191,10 @@ def test_refused_credentials_of_the_environment_are_tried_once(function: Functio
     assert (len(error.attempts), function.authentications, function.decryptions) == (1, 1, 1)
 
 
-@LANES
-def test_a_lane_that_is_closed_refers_to_no_credentials(lane: str, assuming: Function) -> None:
+@CLIENTS
+def test_a_client_that_is_closed_refers_to_no_credentials(aws_client: str, assuming: Function) -> None:
     """A snapshot of the process would hold them."""
-    assuming.configure(CERBERUS_AWS_CLIENT=lane)
+    assuming.configure(CERBERUS_AWS_CLIENT=aws_client)
     auth = assuming.auth()
     auth.token()
     assumed = {key for key in decrypters(assuming) if key != assuming.environment["AWS_ACCESS_KEY_ID"]}
@@ -201,10 +207,12 @@ def test_a_lane_that_is_closed_refers_to_no_credentials(lane: str, assuming: Fun
 # Credentials that rotate
 
 
-@LANES
+@CLIENTS
 @pytest.mark.parametrize("method", ["kms", "sts"])
-def test_each_attempt_takes_the_keys_that_the_environment_has_then(method: str, lane: str, function: Function) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_AUTH_METHOD=method)
+def test_each_attempt_takes_the_keys_that_the_environment_has_then(
+    method: str, aws_client: str, function: Function
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=aws_client, CERBERUS_AUTH_METHOD=method)
     keys = []
 
     def rotate(request: Request) -> bool:
@@ -281,11 +289,11 @@ def held(access_keys: set[str]) -> list[object]:
     return [each for each in found if each.access_key in access_keys]
 
 
-@LANES
-def test_a_lane_that_is_closed_refers_to_no_credentials_of_the_container(
-    lane: str, function: Function, endpoint: ContainerEndpoint
+@CLIENTS
+def test_a_client_that_is_closed_refers_to_no_credentials_of_the_container(
+    aws_client: str, function: Function, endpoint: ContainerEndpoint
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     auth = function.auth()
     auth.token()
     auth.close()
@@ -302,11 +310,11 @@ def decrypters(function: Function) -> list[str]:
     ]
 
 
-@LANES
+@CLIENTS
 def test_container_credentials_are_kept_while_they_last(
-    lane: str, function: Function, endpoint: ContainerEndpoint
+    aws_client: str, function: Function, endpoint: ContainerEndpoint
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     auth = function.auth()
     for _ in range(3):
         assert auth.token()
@@ -315,11 +323,11 @@ def test_container_credentials_are_kept_while_they_last(
     assert len(endpoint.given) == 1
 
 
-@LANES
+@CLIENTS
 def test_container_credentials_near_their_end_are_fetched_anew(
-    lane: str, function: Function, endpoint: ContainerEndpoint
+    aws_client: str, function: Function, endpoint: ContainerEndpoint
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     endpoint.lasting = 120
     auth = function.auth()
     for _ in range(3):
@@ -327,16 +335,16 @@ def test_container_credentials_near_their_end_are_fetched_anew(
         auth.invalidate()
     used = decrypters(function)
     assert used[-1] != used[0]
-    if lane == "signed":  # botocore keeps the old ones for a while where the endpoint is slow to answer
+    if aws_client == "signed":  # botocore keeps the old ones for a while where the endpoint is slow to answer
         assert len(set(used)) == 3
         assert used[-1] == endpoint.given[-1]
 
 
-@LANES
+@CLIENTS
 def test_container_credentials_that_are_refused_are_fetched_anew_at_once(
-    lane: str, function: Function, endpoint: ContainerEndpoint
+    aws_client: str, function: Function, endpoint: ContainerEndpoint
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     auth = function.auth()
     auth.token()
     function.stack.aws.delete_role(ROLE)

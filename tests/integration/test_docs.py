@@ -1,4 +1,4 @@
-"""README and docs: every block of code runs or is checked, every table agrees with the code, every link leads somewhere.
+"""README and all other pages: every block of code is run or checked, every table agrees with the code, every link works.
 
 A block is checked by its language and by what it holds, on whichever page it stands:
 
@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -39,10 +40,12 @@ from local_stack.stack import ROLE, LocalStack
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+PACKAGE = ROOT / "layer" / "cerberus_auth"
 README = "README.md"
+ON_GITHUB = (README, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [ROOT / README, *sorted(DOCS.rglob("*.md"))]
+    for path in [*(ROOT / name for name in ON_GITHUB), *sorted(DOCS.rglob("*.md"))]
 }
 HEADER = "AWSTemplateFormatVersion: '2010-09-09'\nTransform: AWS::Serverless-2016-10-31\n"
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```[ ]*$", re.DOTALL | re.MULTILINE)
@@ -129,11 +132,6 @@ def table(page: str, head: str) -> list[list[str]]:
     """Return the rows of the page's table whose first head is this, the head itself left out."""
     (found,) = [rows for rows in tables(page) if rows[0][0].strip("`").lower() == head.lower()]
     return found[1:]
-
-
-def only_if_there(*pages: str) -> pytest.MarkDecorator:
-    missing = [page for page in pages if page not in PAGES]
-    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not written yet")
 
 
 def where(block: Block) -> str:
@@ -312,6 +310,34 @@ def test_commands_are_shell(block: Block) -> None:
     assert set(re.findall(r"^make ([a-z][\w-]*)", block.text, re.MULTILINE)) <= targets
 
 
+FIRST_STEPS = of("sh", having="FakeCerberus")
+
+
+@pytest.mark.parametrize("block", FIRST_STEPS, ids=where)
+def test_the_first_steps_print_what_is_shown(block: Block, tmp_path: Path) -> None:
+    """The page's first handler is called with the fake Cerberus, as the page says."""
+    (tmp_path / "app.py").write_text(of("python", page=block.page)[0].text)
+    script = block.text[block.text.index("python - <<") :].replace("python", shlex.quote(sys.executable), 1)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "layer")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    below = [each for each in of("text", page=block.page) if each.line == block.line + block.text.count("\n") + 3]
+    shown = below[0].text if below else "".join(f"{each}\n" for each in re.findall(r"\)  # (.+)", block.text))
+    assert done.stdout == shown
+
+
+def test_readme_is_short_and_shows_two_commands() -> None:
+    assert FIRST_STEPS[0].page == README
+    assert PAGES[README].count("\n") <= 150
+    assert sorted(set(re.findall(r"\bmake ([a-z-]+)`", PAGES[README]))) == ["demo", "test"]
+
+
 @pytest.mark.parametrize("block", of("mermaid"), ids=where)
 def test_a_diagram_is_of_a_kind_that_mermaid_draws(block: Block) -> None:
     assert block.text.split()[0] in {"sequenceDiagram", "flowchart", "graph", "stateDiagram-v2", "timeline", "gantt"}
@@ -349,12 +375,18 @@ def test_the_doctor_is_shown() -> None:
 
 
 def test_the_settings_table_is_whole() -> None:
-    page = SETTINGS if SETTINGS in PAGES else README
+    page = SETTINGS
     shown = {name for rows in tables(page) for row in rows[1:] for name in re.findall(r"`(CERBERUS_\w+)`", row[0])}
     assert shown == set(re.findall(r'"(CERBERUS_\w+)"', inspect.getsource(settings)))
 
 
-@only_if_there(SETTINGS)
+def test_readme_shows_ten_settings_with_their_defaults() -> None:
+    known = {row[0]: row[1] for rows in tables(SETTINGS) if len(rows[0]) == 5 for row in rows[1:]}
+    shown = table(README, "variable")
+    assert [row[:2] for row in shown] == [[row[0], known[row[0]]] for row in shown]
+    assert len(shown) == 10
+
+
 def test_the_settings_have_the_defaults_and_examples_that_are_shown() -> None:
     rows = [row for each in tables(SETTINGS) if len(each[0]) == 5 for row in each[1:]]
     names = {"CERBERUS_IAM_ROLE_ARN": "iam_role_arns"}
@@ -372,7 +404,7 @@ def test_the_settings_have_the_defaults_and_examples_that_are_shown() -> None:
 
 
 def test_the_errors_table_is_whole() -> None:
-    page = ERRORS if ERRORS in PAGES else README
+    page = ERRORS
     classes = {
         name
         for name in cerberus_auth.__all__
@@ -382,7 +414,6 @@ def test_the_errors_table_is_whole() -> None:
     assert shown >= classes - {"CerberusError", "AuthenticationFailed"}
 
 
-@only_if_there(ERRORS)
 def test_every_error_has_a_section_with_its_message() -> None:
     classes = {row[0].partition("`")[2].partition("`")[0] for row in table(ERRORS, "class")}
     sections = re.findall(r"^## (\w+)\n(?:(?!## ).*\n)*?```text\n(\w+): ", PAGES[ERRORS], re.MULTILINE)
@@ -396,7 +427,6 @@ def test_messages_and_outputs_are_those_of_this_version() -> None:
         assert with_log_lines(updated(text, messages)) == text, page
 
 
-@only_if_there(METRICS)
 def test_the_metrics_table_is_whole() -> None:
     shown = {row[0].strip("`") for row in table(METRICS, "metric")}
     source = inspect.getsource(middleware)
@@ -407,12 +437,10 @@ def test_the_metrics_table_is_whole() -> None:
     assert operations == {*auth._OPERATIONS.values(), "list", "other"}
 
 
-@only_if_there(METRICS)
 def test_the_log_lines_have_a_meaning() -> None:
     assert [row[1] for row in table(METRICS, "level") if not row[2]] == []
 
 
-@only_if_there(COMMANDS)
 def test_the_commands_are_those_of_the_command_line() -> None:
     commands = re.findall(r'add\(\s*_\w+,\s*"(\w+)"', inspect.getsource(cerberus_auth.__main__))
     assert [row[0].split("`")[1] for row in table(COMMANDS, "command")] == commands
@@ -459,13 +487,11 @@ def test_a_policy_is_that_of_the_template(block: Block) -> None:
             assert {**known, "Resource": statement["Resource"]} == json.loads(text)
 
 
-@only_if_there(IAM)
 def test_all_policies_of_the_template_are_shown() -> None:
     shown = [json.dumps(each["Action"]) for block in of("json", page=IAM) for each in statements(block)]
     assert {json.dumps(each["Action"]) for each in template_statements()} <= set(shown)
 
 
-@only_if_there(UPGRADING)
 def test_the_pipeline_brings_a_new_layer_version_to_the_alias(tmp_path: Path) -> None:
     (script, *_) = of("sh", page=UPGRADING, having=r"^sed ")
     (tmp_path / "template.yaml").write_bytes((ROOT / "tests" / "consumer" / "template.yaml").read_bytes())
@@ -483,7 +509,6 @@ def test_the_pipeline_brings_a_new_layer_version_to_the_alias(tmp_path: Path) ->
     assert versions(changed).isdisjoint(versions(load("tests/consumer/template.yaml")))
 
 
-@only_if_there(UPGRADING)
 def test_the_ssm_parameters_are_those_that_the_stack_of_the_layers_writes() -> None:
     written = {
         each["Properties"]["Name"]["Fn::Sub"].replace("${AWS::StackName}", "cerberus-auth")
@@ -494,13 +519,11 @@ def test_the_ssm_parameters_are_those_that_the_stack_of_the_layers_writes() -> N
     assert set(re.findall(r"/cerberus-auth/layers/[\w-]+", "".join(PAGES.values()))) == written
 
 
-@only_if_there(SAM)
 def test_the_parameters_of_the_template_are_there() -> None:
     named = {name for cells in table(SAM, "parameter") for name in re.findall(r"`([A-Z]\w+)`", cells[0])}
     assert named == set(load("template.yaml")["Parameters"]) - {"SecretPath", "LogRetentionDays"}
 
 
-@only_if_there(QUEUES)
 def test_the_times_that_messages_stay_hidden() -> None:
     ((receives, hidden),) = [rows for rows in tables(QUEUES) if rows[0][0].lower() == "receive"]
     assert len(receives) == 6
@@ -516,7 +539,6 @@ def test_the_times_that_messages_stay_hidden() -> None:
     assert re.search(rf"\b{receives * own // 60}\s+minutes", PAGES[QUEUES])
 
 
-@only_if_there(COSTS)
 def test_the_costs() -> None:
     containers, secrets, kms, read, write, key = 1000, 5, 0.03 / 10_000, 0.125e-6, 0.625e-6, 1 / 730
     shown = table(COSTS, "CERBERUS_MAX_AGE")
@@ -538,24 +560,6 @@ def test_the_costs() -> None:
 LINK = re.compile(r"!?\[(?:[^][]|\[[^]]*\])*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 
 
-# Pages that others link to and that are not written yet. Remove a name with the page's first commit.
-PLANNED = {
-    f"docs/{name}.md"
-    for name in """
-        index getting-started troubleshooting faq changelog
-        guides/http-api guides/sqs guides/schedule guides/powertools guides/snapstart-and-provisioned-concurrency
-        guides/managed-instances guides/container-images guides/vpc-and-proxies guides/fleets guides/many-roles
-        guides/rotating-database-passwords guides/testing guides/local-development guides/ci-cd-and-upgrading
-        guides/monitoring guides/logging
-        how-to/sam how-to/cdk how-to/terraform how-to/serverless how-to/publishing
-        migrating/nike-client migrating/vault-extension migrating/secrets-manager migrating/kms-to-sts
-        reference/settings reference/errors reference/metrics reference/iam reference/api reference/command-line
-        explanation/how-it-works explanation/security explanation/costs-and-limits explanation/benchmarks
-        explanation/comparison
-    """.split()  # noqa: SIM905
-}
-
-
 def links(page: str) -> list[str]:
     return [link for link in LINK.findall(prose(page)) if not re.match(r"[a-z]+:", link)]
 
@@ -568,11 +572,12 @@ def anchors(page: str) -> set[str]:
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]|\{[^}]*\}", r"\1", heading).strip().lower()
         by_github = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
         by_site = re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain.encode("ascii", "ignore").decode()).strip())
-        slug = by_github if page == README else by_site
+        slug = by_github if page in ON_GITHUB else by_site
         number = 0
-        while (named := slug if not number else f"{slug}{'-' if page == README else '_'}{number}") in found:
+        while (named := slug if not number else f"{slug}{'-' if page in ON_GITHUB else '_'}{number}") in found:
             number += 1
         found.add(named)
+    found.update(re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE))
     found.update(re.findall(r"\{ *#([\w.-]+)", text))
     found.update(re.findall(r'<\w+ (?:id|name)="([^"]+)"', text))
     return found
@@ -586,12 +591,18 @@ def test_links_lead_somewhere(page: str) -> None:
         path, _, anchor = link.partition("#")
         target = (folder / path).resolve() if path else ROOT / page
         name = target.relative_to(ROOT).as_posix() if target.is_relative_to(ROOT) else ""
-        leads = (target.exists() if page == README else target.is_file()) and (
+        leads = (target.exists() if page in ON_GITHUB else target.is_file()) and (
             not anchor or (name in PAGES and anchor in anchors(name))
         )
-        if not name or not (leads or name in PLANNED):
+        if not name or not leads:
             missing.append(link)
     assert missing == []
+
+
+def test_the_files_that_contributing_names_are_there() -> None:
+    named = re.findall(r"`((?:\w[\w.-]*/)+[\w.-]*|\w[\w-]*\.(?:py|md|yaml|toml))`", prose("CONTRIBUTING.md"))
+    assert len(named) > 20
+    assert [name for name in named if not any((each / name).exists() for each in (ROOT, PACKAGE))] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -615,8 +626,7 @@ def navigation() -> list[str]:
 def test_the_navigation_lists_every_page_once() -> None:
     listed = navigation()
     assert len(set(listed)) == len(listed)
-    assert set(PAGES) - {README} - set(listed) == set()
-    assert set(listed) - set(PAGES) - PLANNED == set()
+    assert set(listed) == set(PAGES) - set(ON_GITHUB)
 
 
 EXAMPLES = [path for path in (DOCS / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"]

@@ -167,10 +167,10 @@ def test_sts_authentication_goes_through_it_to_cerberus_alone(function: Function
     assert proxy.tunnels == [f"{CERBERUS}:443"]
 
 
-@pytest.mark.parametrize("lane", ["signed", "sdk"])
-def test_loopback_never_goes_through_it(lane: str, function: Function) -> None:
+@pytest.mark.parametrize("aws_client", ["signed", "sdk"])
+def test_loopback_never_goes_through_it(aws_client: str, function: Function) -> None:
     with Proxy({}) as proxy:
-        function.configure(HTTPS_PROXY=f"http://127.0.0.1:{proxy.port}", CERBERUS_AWS_CLIENT=lane)
+        function.configure(HTTPS_PROXY=f"http://127.0.0.1:{proxy.port}", CERBERUS_AWS_CLIENT=aws_client)
         function.configure(HTTP_PROXY=f"http://127.0.0.1:{proxy.port}")
         assert CerberusClient(function.auth()).read(SECRET_PATH) == SECRET
         assert proxy.tunnels == []

@@ -62,15 +62,15 @@ def decryptions(function: Function) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("lane", "actions", "first_decrypts"),
+    ("aws_client", "actions", "first_decrypts"),
     [("signed", ("Decrypt",), 1), ("sdk", ("Decrypt",), 1), ("signed", (), 0)],
     ids=["decrypt-signed", "decrypt-sdk", "all-of-kms"],
 )
 def test_kms_hangs_in_the_first_region(
-    lane: str, actions: tuple[str, ...], first_decrypts: int, function: Function, later: Callable[..., None]
+    aws_client: str, actions: tuple[str, ...], first_decrypts: int, function: Function, later: Callable[..., None]
 ) -> None:
     """The token comes from the second within the default timeouts, and renewals go there at once."""
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     function.stack.aws.server.faults.add(Fault.hang(), is_kms(FIRST, *actions), times=None)
     auth = function.auth()
     first = auth.token()

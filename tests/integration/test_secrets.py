@@ -516,3 +516,6 @@ def test_secrets_of_more_than_the_budget(own: LocalStack, cerberus: CerberusClie
         own.cerberus.put_secret(f"{BOX}/large/{number}", {"value": "x" * (900 << 10)})
     with pytest.raises(InvalidResponse, match="8 MiB"):
         cerberus.read_all(f"{BOX}/large")
+    with pytest.raises(InvalidResponse, match="8 MiB"):
+        cerberus.read_many([f"{BOX}/large/{number}" for number in range(12)])
+    assert len(cerberus.read_many([f"{BOX}/large/{number}" for number in range(9)])) == 9

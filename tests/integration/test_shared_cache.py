@@ -35,7 +35,7 @@ from integration.function import Function, closed_port
 from local_stack.aws import Aws
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement
 
-LANES = pytest.mark.parametrize("lane", ["signed", "sdk"])
+CLIENTS = pytest.mark.parametrize("aws_client", ["signed", "sdk"])
 OTHER_ROLE = f"arn:aws:iam::{Aws.FUNCTION_ACCOUNT}:role/other"
 ATTACKER = "333333333333"
 ALWAYS = None
@@ -132,17 +132,17 @@ def settled(fleet: Fleet) -> None:
 # What is shared
 
 
-@LANES
+@CLIENTS
 def test_one_container_authenticates_for_all(
-    fleet: Fleet, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, function: Function, aws_client: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     tokens = {fleet.container().token() for _ in range(5)}
     assert (len(tokens), fleet.authentications) == (1, 1)
     assert warnings(caplog) == []
 
 
-def test_both_lanes_read_what_the_other_wrote(fleet: Fleet, function: Function) -> None:
+def test_both_clients_read_what_the_other_wrote(fleet: Fleet, function: Function) -> None:
     for first, second in (("signed", "sdk"), ("sdk", "signed")):
         function.configure(CERBERUS_AWS_CLIENT=first)
         token = fleet.container().token()
@@ -229,9 +229,9 @@ def test_while_one_renews_the_others_keep_theirs_in_silence(fleet: Fleet, caplog
     assert (fleet.authentications, warnings(caplog)) == (1, [])
 
 
-@LANES
-def test_only_what_was_seen_is_replaced(fleet: Fleet, function: Function, lane: str) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+@CLIENTS
+def test_only_what_was_seen_is_replaced(fleet: Fleet, function: Function, aws_client: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     chosen = function.settings()
     transport = Transport(chosen)
     store = TableStore(connect(chosen, transport), TABLE, ROLE, "kms", Deadline(10))
@@ -371,11 +371,11 @@ def check_replaced(fleet: Fleet, planted: str, *, asked_by: CerberusAuth | None 
     assert fleet.authentications == before + 1
 
 
-@LANES
+@CLIENTS
 def test_another_principals_response(
-    fleet: Fleet, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, function: Function, aws_client: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     fleet.container().token()
     planted = response_of(fleet, OTHER_ROLE)
     fleet.plant(response={"S": planted})
@@ -519,10 +519,10 @@ def test_what_is_no_ciphertext_is_not_sent_to_kms(fleet: Fleet, name: str) -> No
     assert fleet.function.decryptions == before + 1  # of its own response
 
 
-@LANES
+@CLIENTS
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_is_ignored_and_replaced(fleet: Fleet, function: Function, name: str, lane: str) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+def test_garbage_is_ignored_and_replaced(fleet: Fleet, function: Function, name: str, aws_client: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     fleet.container().token()
     fleet.plant(**GARBAGE[name])
     before = fleet.authentications
@@ -601,21 +601,24 @@ FAILURES: dict[str, Callable[[Fleet], None]] = {
 }
 
 
-DRIPPING = {"dripping": failing(Fault.drip_body(1))}  # for the quick lane alone: botocore has no deadline for an answer
+DRIPPING = {
+    "dripping": failing(Fault.drip_body(1))
+}  # for the signed client alone: botocore has no deadline for an answer
 
 
 @pytest.mark.parametrize(
-    ("name", "lane"), [*((name, lane) for name in FAILURES for lane in ("signed", "sdk")), ("dripping", "signed")]
+    ("name", "aws_client"),
+    [*((name, aws_client) for name in FAILURES for aws_client in ("signed", "sdk")), ("dripping", "signed")],
 )
 def test_the_token_comes_from_cerberus_with_one_warning(
-    fleet: Fleet, function: Function, name: str, lane: str, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, function: Function, name: str, aws_client: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     (FAILURES | DRIPPING)[name](fleet)
     auth = fleet.container()
     token = auth.token()
     assert fleet.authentications == 1
-    if lane == "sdk" and name in ("a page", "empty", "half"):
+    if aws_client == "sdk" and name in ("a page", "empty", "half"):
         return  # botocore does not tell that something is missing
     calls = fleet.stack.aws.count("dynamodb")
     auth.invalidate()
@@ -626,11 +629,11 @@ def test_the_token_comes_from_cerberus_with_one_warning(
     assert not any(secret in text for secret in function.cerberus.secrets)
 
 
-@LANES
+@CLIENTS
 def test_a_refusal_tells_the_statement_to_add(
-    fleet: Fleet, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, function: Function, aws_client: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     forbidden(fleet)
     fleet.container().token()
     (text,) = warnings(caplog)
@@ -650,20 +653,20 @@ def test_the_table_is_used_again_after_a_while(fleet: Fleet, function: Function)
     assert fleet.authentications == 2
 
 
-@LANES
+@CLIENTS
 @pytest.mark.parametrize(
     "code", ["ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded"]
 )
-def test_throttled_for_a_moment(fleet: Fleet, function: Function, code: str, lane: str) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+def test_throttled_for_a_moment(fleet: Fleet, function: Function, code: str, aws_client: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     token = fleet.container().token()
     fleet.stack.aws.server.faults.add(refusal(code), is_table, 3)
     assert fleet.container().token() == token
 
 
-@LANES
-def test_throttled_for_long(fleet: Fleet, function: Function, lane: str) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_TIMEOUT="2")
+@CLIENTS
+def test_throttled_for_long(fleet: Fleet, function: Function, aws_client: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=aws_client, CERBERUS_TIMEOUT="2")
     fleet.stack.aws.throttle("dynamodb", times=ALWAYS)
     assert fleet.container().token()
     assert fleet.authentications == 1
@@ -689,9 +692,9 @@ def test_a_publication_that_is_held_up_holds_nobody_up(fleet: Fleet) -> None:
     assert fleet.container().token() == token
 
 
-@LANES
-def test_slow_but_in_time(fleet: Fleet, function: Function, lane: str) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+@CLIENTS
+def test_slow_but_in_time(fleet: Fleet, function: Function, aws_client: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     failing(Fault.delay(0.2))(fleet)
     assert fleet.container().token() == fleet.container().token()
 
@@ -746,11 +749,11 @@ def sealed(fleet: Fleet) -> Iterator[Sealed]:
     sealed.kms.close()
 
 
-@LANES
+@CLIENTS
 def test_sealed_tokens_are_shared(
-    fleet: Fleet, sealed: Sealed, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, sealed: Sealed, function: Function, aws_client: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     tokens = {fleet.container().token() for _ in range(4)}
     assert (len(tokens), fleet.authentications) == (1, 1)
     assert tokens.pop() not in json.dumps(fleet.item())
@@ -795,23 +798,28 @@ def test_a_token_of_another_than_the_settings_name_is_not_shared(
     ],
     ids=["other-principal", "other-url", "other-role", "other-account", "other-key", "in-clear", "no-base64"],
 )
-@LANES
+@CLIENTS
 def test_what_was_not_sealed_for_this_role_here(
-    fleet: Fleet, sealed: Sealed, function: Function, plant: Callable[[Sealed], str], lane: str
+    fleet: Fleet, sealed: Sealed, function: Function, plant: Callable[[Sealed], str], aws_client: str
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     fleet.container().token()
     planted = plant(sealed)
     fleet.plant(response={"S": planted})
     check_replaced(fleet, json.dumps(planted)[1:-1])
 
 
-@LANES
+@CLIENTS
 @pytest.mark.parametrize("actions", [[], ["kms:Encrypt"], ["kms:Decrypt"]])
 def test_a_seal_that_cannot_be_used_makes_nobody_fail(
-    fleet: Fleet, sealed: Sealed, function: Function, lane: str, actions: list[str], caplog: pytest.LogCaptureFixture
+    fleet: Fleet,
+    sealed: Sealed,
+    function: Function,
+    aws_client: str,
+    actions: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     sealed.allow("kms:DescribeKey", *actions)
     assert len({fleet.container().token() for _ in range(2)}) == 2
     assert warnings(caplog)
@@ -835,12 +843,12 @@ def test_a_document_too_large_to_seal_is_sealed_without_what_is_not_needed(fleet
     assert fleet.container().token() == "a-token"
 
 
-@LANES
+@CLIENTS
 def test_a_token_too_long_to_seal_is_not_shared(
-    fleet: Fleet, sealed: Sealed, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, sealed: Sealed, function: Function, aws_client: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A JWT may have 16,000 characters, and KMS encrypts 4,096 bytes."""
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     token = "a-jwt." * 2500
     fleet.stack.cerberus.plaintext_override = document(token=token)
     assert [fleet.container().token() for _ in range(2)] == [token, token]
@@ -886,11 +894,11 @@ def packed(asked: float, value: Any = None, **fields: Any) -> bytes:
     return zlib.compress(json.dumps(document).encode())
 
 
-@LANES
+@CLIENTS
 def test_one_container_reads_for_all(
-    fleet: Fleet, shared: Sealed, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, shared: Sealed, function: Function, aws_client: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     clients = [CerberusClient(fleet.container()) for _ in range(4)]
     began = time.time()
     assert [client.read(SECRET_PATH) for client in clients] == [SECRET] * 4
@@ -1121,12 +1129,12 @@ PLANTED: dict[str, Callable[[Sealed], dict[str, Any]]] = {
 }
 
 
-@LANES
+@CLIENTS
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_secret_is_not_used_and_replaced(
-    fleet: Fleet, shared: Sealed, function: Function, name: str, lane: str
+    fleet: Fleet, shared: Sealed, function: Function, name: str, aws_client: str
 ) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     CerberusClient(fleet.container()).read(SECRET_PATH)
     plant_secret(fleet, **PLANTED[name](shared))
     assert CerberusClient(fleet.container()).read(SECRET_PATH) == SECRET
@@ -1149,9 +1157,11 @@ def test_a_planted_secret_is_warned_of_once_a_minute(
         assert caplog.text.count("rejected. The sealed") == warned
 
 
-@LANES
-def test_a_seal_that_another_key_opens_is_not_used(fleet: Fleet, shared: Sealed, function: Function, lane: str) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane)
+@CLIENTS
+def test_a_seal_that_another_key_opens_is_not_used(
+    fleet: Fleet, shared: Sealed, function: Function, aws_client: str
+) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=aws_client)
     CerberusClient(fleet.container()).read(SECRET_PATH)
     settled(fleet)
     respond = fleet.stack.aws.server.respond
@@ -1176,6 +1186,29 @@ def test_an_older_secret_under_a_later_time_is_not_used(fleet: Fleet, shared: Se
     later = {"asked": {"N": repr(time.time())}, "expires": {"N": "9999999999"}}
     plant_secret(fleet, **old | later)
     assert CerberusClient(fleet.container()).read(SECRET_PATH) == {"password": "the new one"}
+
+
+@pytest.mark.parametrize("age", [3800, 3901])
+def test_in_an_outage_too_a_later_time_makes_no_secret_younger(
+    fleet: Fleet, shared: Sealed, function: Function, age: float
+) -> None:
+    """Its own time is inside the seal: max_age + stale_if_error bound it, with the breaker closed and open."""
+    function.configure(CERBERUS_MAX_ATTEMPTS="1")
+    CerberusClient(fleet.container()).read(SECRET_PATH)
+    settled(fleet)
+    (old,) = secret_items(fleet)
+    fleet.stack.cerberus.server.stop_listening()
+    fleet.step(age)
+    for is_open in (False, True):
+        cold = CerberusClient(fleet.container())
+        if is_open:
+            cold._service.breaker.failed(outage(), "a read", Flight(10))
+        plant_secret(fleet, **old | {"asked": {"N": repr(time.time())}, "expires": {"N": "9999999999"}})
+        if age < 3900:
+            assert cold.read(SECRET_PATH) == SECRET
+        else:
+            assert isinstance(function.failure(lambda cold=cold: cold.read(SECRET_PATH)), CerberusUnavailable)  # type: ignore[misc]
+        settled(fleet)
 
 
 def test_without_the_key_nothing_of_the_table_can_be_read(
@@ -1220,9 +1253,9 @@ def test_forgetting_has_containers_read_anew(fleet: Fleet, shared: Sealed, funct
     assert fleet.stack.cerberus.count(READS) == 2
 
 
-@LANES
+@CLIENTS
 def test_a_reader_role_shares_with_its_own_credentials(
-    fleet: Fleet, shared: Sealed, function: Function, lane: str, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, shared: Sealed, function: Function, aws_client: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     reader = f"arn:aws:iam::{Aws.FUNCTION_ACCOUNT}:role/reader"
     trust = {"Effect": "Allow", "Principal": {"AWS": ROLE}, "Action": "sts:AssumeRole"}
@@ -1235,7 +1268,7 @@ def test_a_reader_role_shares_with_its_own_credentials(
         reader, {"Version": "2012-10-17", "Statement": statements}, {"Version": "2012-10-17", "Statement": [trust]}
     )
     fleet.stack.cerberus.grant(reader)
-    function.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_ASSUME_ROLE_ARN=reader, CERBERUS_IAM_ROLE_ARN=None)
+    function.configure(CERBERUS_AWS_CLIENT=aws_client, CERBERUS_ASSUME_ROLE_ARN=reader, CERBERUS_IAM_ROLE_ARN=None)
     for _ in range(3):
         assert CerberusClient(fleet.container()).read(SECRET_PATH) == SECRET
     assert (fleet.authentications, fleet.stack.cerberus.count(READS)) == (1, 1)

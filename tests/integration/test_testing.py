@@ -177,16 +177,18 @@ def test_a_module_imported_before_is_put_back(fake_cerberus: FakeCerberus) -> No
     assert sys.modules["email.mime.text"] is mime.text is before
 
 
-@pytest.mark.parametrize("lane", ["signed", "sdk"])
+@pytest.mark.parametrize("aws_client", ["signed", "sdk"])
 @pytest.mark.parametrize(("role", "discovered"), [("a/b", False), ("a.b@c", False), ("a.b@c", True)])
-def test_any_role_in_either_lane(monkeypatch: pytest.MonkeyPatch, role: str, lane: str, discovered: bool) -> None:
+def test_any_role_in_either_client(
+    monkeypatch: pytest.MonkeyPatch, role: str, aws_client: str, discovered: bool
+) -> None:
     with FakeCerberus({"app/orders/db": {}}, role_arn=f"arn:aws:iam::111111111111:role/{role}") as fake:
         for name, value in fake.environment.items():
             monkeypatch.setenv(name, value)
         if discovered:
             monkeypatch.delenv("CERBERUS_IAM_ROLE_ARN", raising=False)
         monkeypatch.setenv("CERBERUS_AUTH_METHOD", "kms")
-        monkeypatch.setenv("CERBERUS_AWS_CLIENT", lane)
+        monkeypatch.setenv("CERBERUS_AWS_CLIENT", aws_client)
         assert CerberusAuth().token()
 
 

@@ -380,9 +380,9 @@ def test_cerberus_own_404_leads_from_kms_to_sts(body: bytes, function: Function)
 CHINESE_ROLE = "arn:aws-cn:iam::111111111111:role/orders"
 
 
-@pytest.mark.parametrize("lane", ["signed", "sdk"])
+@pytest.mark.parametrize("aws_client", ["signed", "sdk"])
 @pytest.mark.parametrize("method", ["kms", "sts"])
-def test_partition_aws_cn(method: str, lane: str, function: Function) -> None:
+def test_partition_aws_cn(method: str, aws_client: str, function: Function) -> None:
     statement = {**decrypt_statement(), "Resource": "arn:aws-cn:kms:*:222222222222:key/*"}
     function.stack.create_role(CHINESE_ROLE, [statement])
     function.become(CHINESE_ROLE)
@@ -391,7 +391,7 @@ def test_partition_aws_cn(method: str, lane: str, function: Function) -> None:
         AWS_DEFAULT_REGION="cn-north-1",
         CERBERUS_IAM_ROLE_ARN=CHINESE_ROLE,
         CERBERUS_AUTH_METHOD=method,
-        CERBERUS_AWS_CLIENT=lane,
+        CERBERUS_AWS_CLIENT=aws_client,
     )
     assert function.auth().token()
     assert function.stack.cerberus.authentications == 1

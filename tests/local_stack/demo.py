@@ -194,8 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 if every function authenticated and decrypted once, 1 if one did not, 2 if a prerequisite is missing or the port is
-        in use, 130 after an interruption.
+        0 if every function authenticated and decrypted once; 1 if one did not.
+        2 if a prerequisite is missing or the port is in use; 130 after an interruption.
     """
     parser = argparse.ArgumentParser(prog="python -m local_stack.demo", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="the port of Cerberus (default: a free one)")

@@ -46,7 +46,7 @@ class Statement:
     conditions: tuple[tuple[str, str, tuple[str, ...]], ...]
 
     def applies(self, action: str, resource: str, context: Context) -> bool:
-        """Tell whether the statement matches a request, whoever the caller is."""
+        """Tell whether the statement matches a request of any caller."""
         return (
             any(_matches(pattern.lower(), action.lower()) for pattern in self.actions)
             and any(_matches_arn(pattern, resource) for pattern in self.resources)

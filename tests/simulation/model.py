@@ -288,11 +288,9 @@ class _Container:
             flight = _Flight(model, Flight(model.conditions.timeout, attempts), 0.25 if failure else 2.0)
             if failure is not None and failure[0].lasts():
                 return usable
-            if within is None and (error := self._breaker.admit(flight.flight)) is not None:
-                looks = usable is None and model.conditions.has_table and self._breaker.may_look(key)
-                if not looks:
-                    return usable
-                flight.flight.outage = error
+            lookup = key if usable is None and model.conditions.has_table else None
+            if within is None and self._breaker.admit(flight.flight, lookup) is not None:
+                return usable
             self._flights[key] = flight
             work = self._work(key, flight, within is not None and usable is None)
             if within is not None and usable is None:
@@ -302,7 +300,7 @@ class _Container:
         if usable is None:
             yield flight.signal | model.time.timeout(model.conditions.timeout)
         elif starts or stage != DUE:
-            yield flight.signal | model.time.timeout(flight.patience)
+            yield flight.signal | model.time.timeout(flight.max_wait)
         kept = self._kept.get(key)
         return kept if kept is not None and kept.stage() < GONE else None
 
@@ -437,7 +435,7 @@ class _Flight:
 
     def __init__(self, model: Model, flight: Flight, patience: float) -> None:
         self.flight = flight
-        self.patience = patience
+        self.max_wait = patience
         self.signal = model.time.event()
         self.later: list[Any] = []
         self.error: CerberusError | None = None

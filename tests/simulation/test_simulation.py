@@ -72,6 +72,24 @@ def test_in_an_outage_every_container_keeps_its_secrets() -> None:
     assert outcome.within(end + 2 * MINUTE, 1.1 * HOUR) >= 5  # it recovers
 
 
+@pytest.mark.parametrize("seconds", [0.3, 3])
+@pytest.mark.parametrize("secrets", [1, 5])
+@pytest.mark.parametrize("count", [10, 100, 1_000])
+def test_an_outage_of_45_minutes_stays_within_100_requests_an_hour(count: int, secrets: int, seconds: float) -> None:
+    """``make simulate`` has 10,000."""
+    fleet = within(MINUTE, count, life=2 * HOUR, gap=2 * MINUTE, secrets=secrets)
+    outcome = Scenario("an outage", fleet, replace(slow(seconds), outage=(0.5 * HOUR, 1.25 * HOUR))).run()
+    assert outcome.busiest(HOUR) <= 100
+    assert (outcome.failures, outcome.lost) == (0, 0)
+
+
+def test_a_cold_container_in_an_outage_takes_all_secrets_that_the_fleet_has() -> None:
+    fleet = Fleet([*within(MINUTE, 20).arrivals, *(20 * MINUTE + number for number in range(100))], secrets=5)
+    outcome = Scenario("an outage", fleet, Conditions(outage=(10 * MINUTE, HOUR))).run()
+    assert outcome.failures == 0
+    assert outcome.within(10 * MINUTE, HOUR) <= 20
+
+
 def test_while_cerberus_is_down_the_table_serves() -> None:
     down = Conditions(outage=(MINUTE, HOUR))
     served = Scenario("sharing", within(45 * MINUTE, 500), down).run()

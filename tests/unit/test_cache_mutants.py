@@ -251,6 +251,13 @@ def overdue_in_an_outage(state: Steps) -> None:
         state.pass_time(seconds=1.0)
 
 
+def overdue_when_the_token_opens_the_breaker(state: Steps) -> None:
+    """A read looks into the table after its token's authentication has failed, and finds an old value there."""
+    state.start(is_nested=True)
+    state.change_service(mode="unreached", latency=0.1, offer=310.0)
+    state.call_and_land(key="a", seconds=4.1)
+
+
 def overdue_beside_an_outage(state: Steps) -> None:
     """Another's failure opens the breaker while a flight is under way."""
     overdue(state)
@@ -1318,26 +1325,26 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "due: the starter waits to the end": (
         due_and_slow,
         "cache",
-        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0",
-        'patience = float("inf") if starts else 0',
+        "max_wait = min(REFRESH_SECONDS, flight.max_wait) - flight.began.age() if starts else 0",
+        'max_wait = float("inf") if starts else 0',
     ),
     "due: the others wait too": (
         due_and_slow,
         "cache",
-        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0",
-        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age()",
+        "max_wait = min(REFRESH_SECONDS, flight.max_wait) - flight.began.age() if starts else 0",
+        "max_wait = min(REFRESH_SECONDS, flight.max_wait) - flight.began.age()",
     ),
     "due: nobody waits": (
         due_and_slow,
         "cache",
-        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0",
-        "patience = 0",
+        "max_wait = min(REFRESH_SECONDS, flight.max_wait) - flight.began.age() if starts else 0",
+        "max_wait = 0",
     ),
     "due: a failure does not shorten the wait": (
         due_after_a_failure,
         "cache",
-        "patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0",
-        "patience = REFRESH_SECONDS - flight.began.age() if starts else 0",
+        "max_wait = min(REFRESH_SECONDS, flight.max_wait) - flight.began.age() if starts else 0",
+        "max_wait = REFRESH_SECONDS - flight.began.age() if starts else 0",
     ),
     "a remembered failure does not shorten the wait": (
         due_after_a_failure,
@@ -1354,7 +1361,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "a wait in vain does not shorten the next": (
         due_after_a_wait_in_vain,
         "cache",
-        "self._breaker.is_slow |= is_vain and PROBE_SECONDS <= flight.began.age() <= flight.deadline.seconds",
+        "self._breaker.is_slow |= timed_out and PROBE_SECONDS <= flight.began.age() <= flight.deadline.seconds",
         "pass",
     ),
     "a wait in vain is no failure": (
@@ -1384,32 +1391,38 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "every answer is waited for in vain": (
         due_and_answered,
         "cache",
-        "is_vain = starts and not flight.landed",
-        "is_vain = starts",
+        "timed_out = starts and not flight.landed",
+        "timed_out = starts",
     ),
     "overdue: each waits as long as the first": (
         overdue_and_slow,
         "cache",
-        "flight.patience - flight.began.age() if is_waiting",
-        "flight.patience if is_waiting",
+        "flight.max_wait - flight.began.age() if is_waiting",
+        "flight.max_wait if is_waiting",
     ),
     "overdue: only the first waits": (
         overdue_and_slow,
         "cache",
-        "is_waiting = starts or flight.is_trial or not self._breaker.is_open()",
+        "is_waiting = flight.is_trial or not self._breaker.is_open()",
         "is_waiting = starts",
     ),
     "overdue: they wait though the breaker is open": (
         overdue_beside_an_outage,
         "cache",
-        "is_waiting = starts or flight.is_trial or not self._breaker.is_open()",
+        "is_waiting = flight.is_trial or not self._breaker.is_open()",
         "is_waiting = True",
+    ),
+    "overdue: who started the flight waits though the breaker is open": (
+        overdue_when_the_token_opens_the_breaker,
+        "cache",
+        "is_waiting = flight.is_trial or not",
+        "is_waiting = starts or flight.is_trial or not",
     ),
     "overdue: nobody waits for a trial": (
         overdue_and_a_trial,
         "cache",
-        "starts or flight.is_trial or not",
-        "starts or not",
+        "is_waiting = flight.is_trial or not",
+        "is_waiting = not",
     ),
     "overdue: all wait to the end": (overdue_and_slow, "cache", "elif stage == OVERDUE:", "elif False:"),
     "overdue: a frozen flight does not lengthen the wait": (
@@ -1439,25 +1452,25 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "a caller waits past its time": (
         due_and_in_a_hurry,
         "cache",
-        "signal.wait(max(0.0, min(patience, deadline.remaining())))",
-        "signal.wait(max(0.0, patience if patience < 1e9 else deadline.remaining()))",
+        "signal.wait(max(0.0, min(max_wait, deadline.remaining())))",
+        "signal.wait(max(0.0, max_wait if max_wait < 1e9 else deadline.remaining()))",
     ),
     "gone: callers wait as long as the flight": (
         gone,
         "cache",
-        "signal.wait(max(0.0, min(patience, deadline.remaining())))",
-        "signal.wait(max(0.0, min(patience, flight.deadline.remaining())))",
+        "signal.wait(max(0.0, min(max_wait, deadline.remaining())))",
+        "signal.wait(max(0.0, min(max_wait, flight.deadline.remaining())))",
     ),
     "what was gone in the meantime is served": (
         gone_in_mid_wait,
         "cache",
-        "kept = self.kept.get(key)  # also what a late flight brought",
+        "kept = self.kept.get(key)  # a late flight can have brought one",
         "kept = self.kept.get(key)\n            if usable is not None:\n                return usable",
     ),
     "nobody looks for what a late flight brought": (
         overtaken_flight_that_lands_first_and_a_waiter,
         "cache",
-        "kept = self.kept.get(key)  # also what a late flight brought",
+        "kept = self.kept.get(key)  # a late flight can have brought one",
         "kept = usable",
     ),
     "a flight has its starter's time": (
@@ -1475,7 +1488,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "no publication": (
         publication,
         "flight",
-        "for each in self.after:\n                    each()",
+        "for each in self.publications:\n                    each()",
         "pass",
     ),
     "the publication is not waited for": (
@@ -1500,7 +1513,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
         publication_to_one_that_asks_alone,
         "cache",
         "flight.start(lambda: None)",
-        "[each() for each in flight.after]",
+        "[each() for each in flight.publications]",
     ),
     # Flights
     "no single flight": (callers_at_once, "cache", "joined = self._under_way(key)\n", "joined = None\n"),
@@ -1619,7 +1632,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "what is offered after it was forgotten is kept": (
         offered_and_forgotten,
         "cache",
-        "if flight.era == self._era:",
+        "if flight.generation == self._generation:",
         "if True:",
     ),
     "what is offered takes the place of a refusal": (
@@ -1637,8 +1650,8 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "a late value is lost": (
         overtaken_flight_that_lands_first,
         "cache",
-        "if keeps and flight.era != self._era:",
-        "if keeps and (frozen or flight.era != self._era):",
+        "if keeps and flight.generation != self._generation:",
+        "if keeps and (frozen or flight.generation != self._generation):",
     ),
     "a late value takes the place of a refusal": (
         overtaken_flight_and_a_refusal,
@@ -1649,20 +1662,20 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "no bound on threads that do not end": (
         abandoned_threads,
         "breaker",
-        "if len(self.abandoned) >= _MOST_ABANDONED:",
+        "if len(self.abandoned) >= _MAX_ABANDONED:",
         "if False:",
     ),
     "five threads that do not end": (
         abandoned_threads,
         "breaker",
-        "_MOST_ABANDONED = 4",
-        "_MOST_ABANDONED = 5",
+        "_MAX_ABANDONED = 4",
+        "_MAX_ABANDONED = 5",
     ),
     "three threads that do not end": (
         abandoned_threads,
         "breaker",
-        "_MOST_ABANDONED = 4",
-        "_MOST_ABANDONED = 3",
+        "_MAX_ABANDONED = 4",
+        "_MAX_ABANDONED = 3",
     ),
     "threads that have ended are counted": (
         abandoned_threads,
@@ -1802,10 +1815,15 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "the memory has no longest": (
         failures,
         "cache",
-        "_LONGEST_MEMORY_SECONDS = 60.0",
-        "_LONGEST_MEMORY_SECONDS = 90.0",
+        "_MAX_MEMORY_SECONDS = 60.0",
+        "_MAX_MEMORY_SECONDS = 90.0",
     ),
-    "the memory's jitter lengthens it": (failures, "cache", "1 - _MEMORY_JITTER * early", "1 + _MEMORY_JITTER * early"),
+    "the memory's jitter lengthens it": (
+        failures,
+        "cache",
+        "1 - _MEMORY_JITTER * fraction",
+        "1 + _MEMORY_JITTER * fraction",
+    ),
     "a pause: no wall clock": (
         failures,
         "deadline",
@@ -1878,12 +1896,12 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     # Breaker
     "the breaker never opens": (outage, "breaker", "if not is_outage(error):\n", "if True:\n"),
     "the breaker opens for any failure": (failures, "breaker", "if not is_outage(error):\n", "if False:\n"),
-    "an open breaker lets all through": (outage, "breaker", "return self._error.fresh()", "return None"),
+    "an open breaker lets all through": (outage, "breaker", "return error\n", "return None\n"),
     "one error for all in an outage": (
         errors_of_an_outage,
         "breaker",
-        "return self._error.fresh()",
-        "return self._error",
+        "error = self._error.fresh()",
+        "error = self._error",
     ),
     "the latest error of an outage, not the first": (
         errors_of_an_outage,
@@ -1921,7 +1939,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "the first pause is longer": (outage, "breaker", "_FIRST_SECONDS = 1.0", "_FIRST_SECONDS = 1.3"),
     "the pause does not grow": (outage, "breaker", "self._count += 1", "pass"),
     "the pause grows faster": (outage, "breaker", "_GROWTH = 3.0", "_GROWTH = 4.0"),
-    "the pause has no longest": (outage, "breaker", "_LONGEST_SECONDS = 30.0", "_LONGEST_SECONDS = 300.0"),
+    "the pause has no longest": (outage, "breaker", "_MAX_PAUSE_SECONDS = 30.0", "_MAX_PAUSE_SECONDS = 300.0"),
     "the pause's jitter lengthens it": (outage, "breaker", "1 - _JITTER * jitter()", "1 + _JITTER * jitter()"),
     "what the service wants does not count": (
         outage_that_wants_a_pause,
@@ -1932,7 +1950,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "each failure of an outage lengthens the pause": (
         two_flights_that_fail,
         "breaker",
-        "if not (self._error is not None and self._pause.lasts()):",
+        "if self._error is None or not self._pause.lasts():",
         "if True:",
     ),
     "after the pause, all try": (
@@ -2038,7 +2056,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "one failure keeps an extension from the others": (
         extension_and_a_failure,
         "cache",
-        "with suppress(CerberusError):  # the others",
+        "with suppress(CerberusError):  # the other",
         "with suppress(KeyError):  # the others",
     ),
     # Forgetting and forks
@@ -2057,7 +2075,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "what was forgotten in mid-flight is kept": (
         forgetting_in_mid_flight,
         "cache",
-        "self._era += 1",
+        "self._generation += 1",
         "pass",
     ),
     "a flight from before the breaker closed opens it": (
@@ -2087,8 +2105,8 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "abandoned flights are not forgotten": (
         forgetting_an_abandoned_flight,
         "cache",
-        "if keeps and flight.era != self._era:",
-        "if keeps and not frozen and flight.era != self._era:",
+        "if keeps and flight.generation != self._generation:",
+        "if keeps and not frozen and flight.generation != self._generation:",
     ),
     "a fork keeps the lock": (
         fork_under_the_lock,
@@ -2123,8 +2141,8 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "a fork keeps the jitter": (
         fork_in_an_outage_with_jitter_of_its_own,
         "cache",
-        "self.early = jitter()",
-        'self.early = getattr(self, "early", None) or jitter()',
+        "self.jitter = jitter()",
+        'self.jitter = getattr(self, "jitter", None) or jitter()',
     ),
     "a fork keeps the extension": (
         fork_with_values,
@@ -2153,7 +2171,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
     "a fork keeps the slowness": (
         fork_after_a_wait_in_vain,
         "breaker",
-        "self.is_slow = False  # a caller",
+        "self.is_slow = False  # a refresh",
         'self.is_slow = getattr(self, "is_slow", False)  # a caller',
     ),
     "a fork keeps the growth": (

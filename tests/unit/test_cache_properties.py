@@ -108,7 +108,7 @@ class Attempt:
         self.call = call
         self.began = now
         self.seconds = seconds
-        self.patience = REFRESH_SECONDS
+        self.max_wait = REFRESH_SECONDS
         self.publication = 0.0  # seconds that it takes, once it has landed
         self.outer: Attempt | None = None  # that needs this one's value
         self.has_thread = True  # of its own
@@ -372,9 +372,9 @@ class Keeping(RuleBasedStateMachine):
         is_refusal = memory is not None and memory.is_refusal
         call.attempts += 1
         attempt.outer, attempt.has_thread, attempt.has_fallback = outer, not is_within, is_usable
-        attempt.patience = PROBE_SECONDS if memory or self.has_failed else REFRESH_SECONDS
+        attempt.max_wait = PROBE_SECONDS if memory or self.has_failed else REFRESH_SECONDS
         if key in self.frozen:
-            attempt.patience = ATTEMPT_SECONDS
+            attempt.max_wait = ATTEMPT_SECONDS
         # Each fetch has a reason: together these bound their number by lifetimes elapsed, and failures as often as
         # their pauses allow.
         is_eager = call.is_eager and key == call.key
@@ -413,14 +413,14 @@ class Keeping(RuleBasedStateMachine):
             attempt.error = error
             raise
         except ValueError:
-            attempt.error = CerberusError("unexpected ValueError in a request. Report it as a defect")
+            attempt.error = CerberusError("Unexpected ValueError in a request. Report it as a defect.")
             raise
         finally:
             attempt.is_over = True
         if self.publication and outer is None:
             self.unpublished += 1
             attempt.publication = seconds = self.publication
-            flight.after.append(lambda: self.publish(seconds))
+            flight.publications.append(lambda: self.publish(seconds))
         moment = self.modules.deadline.Moment()
         moment.monotonic, moment.wall = attempt.value.asked
         lifetime = self.modules.kept.Lifetime(*OWN[key])
@@ -504,7 +504,7 @@ class Keeping(RuleBasedStateMachine):
         attempt.offered = self.now[0], age
         attempt.is_beside = self.is_beside
         is_waited_for = attempt.is_trial or not self.is_open()
-        seconds = attempt.patience - self.age(attempt.began) if is_waited_for else 0
+        seconds = attempt.max_wait - self.age(attempt.began) if is_waited_for else 0
         attempt.until = self.now[0] + max(0.0, seconds)
         self.memory.pop(key, None)
         self.keep(key, Value(f"{key}-{order}", order, asked, OWN[key]))
@@ -618,7 +618,7 @@ class Keeping(RuleBasedStateMachine):
                 if stage_then == FRESH or (stage_then == DUE and is_at_once):
                     waits = min(waits, max(0.0, moment - call.began[0]))
                 elif stage_then == DUE:
-                    refreshed = flight.began[0] + min(REFRESH_SECONDS, flight.patience)
+                    refreshed = flight.began[0] + min(REFRESH_SECONDS, flight.max_wait)
                     waits = min(waits, max(moment, refreshed) - call.began[0])
                 elif stage_then == OVERDUE and call.value is not None:
                     waits = min(waits, flight.until - call.began[0])
@@ -647,7 +647,7 @@ class Keeping(RuleBasedStateMachine):
             return
         error = call.error
         assert error is not None
-        is_defect = type(error) is CerberusError and not str(error).startswith("unexpected ValueError")
+        is_defect = type(error) is CerberusError and not str(error).startswith("Unexpected ValueError")
         self.claim(not is_defect, f"a defect: {error}")
         if not (call.is_eager or call.is_alone):
             self.claim(stage == GONE, "an error although a usable value was held")
@@ -712,18 +712,18 @@ class Keeping(RuleBasedStateMachine):
         refusal = self.refusal(call) if flight is None and not at_once else None
         memory, was_frozen = self.memory.get(key), key in self.frozen
         # After a failure its starter waits less, after a frozen flight as long as one attempt takes.
-        patience = PROBE_SECONDS if memory or self.has_failed else REFRESH_SECONDS
-        patience = ATTEMPT_SECONDS if was_frozen else patience
+        max_wait = PROBE_SECONDS if memory or self.has_failed else REFRESH_SECONDS
+        max_wait = ATTEMPT_SECONDS if was_frozen else max_wait
         if at_once or (refusal is not None and held):
             wait = 0.0
         elif stage == GONE:
             wait = FOREVER
         elif flight is None:
-            wait = min(REFRESH_SECONDS, patience) if stage == DUE else patience
+            wait = min(REFRESH_SECONDS, max_wait) if stage == DUE else max_wait
         elif stage == DUE or (is_open and not flight.is_trial):
             wait = 0.0
         else:
-            wait = max(0.0, flight.patience - self.age(flight.began))
+            wait = max(0.0, flight.max_wait - self.age(flight.began))
         if held and self.age(self.held[key].asked) + wait > call.limits(key)[2]:  # gone before that
             wait = FOREVER
         call.wait, call.has_fallback = wait, held is not None
@@ -855,11 +855,11 @@ class Keeping(RuleBasedStateMachine):
 
     # What becomes of the container
 
-    def start_anew(self, jitter: float) -> None:
+    def reset(self, jitter: float) -> None:
         self.jitter = jitter
-        self.breaker.start_anew()
-        self.tokens.start_anew()
-        self.secrets.start_anew()
+        self.breaker.reset()
+        self.tokens.reset()
+        self.secrets.reset()
         self.is_beside = False
         self.memory.clear()
         self.frozen.clear()
@@ -884,7 +884,7 @@ class Keeping(RuleBasedStateMachine):
             attempts.clear()
         self.stacks.clear()
         self.unpublished = 0
-        self.start_anew(jitter)
+        self.reset(jitter)
 
     @rule(jitter=st.sampled_from([0.0, 0.5, 0.99]))
     def restore(self, jitter: float = 0.5) -> None:
@@ -893,7 +893,7 @@ class Keeping(RuleBasedStateMachine):
         for attempts in self.attempts.values():
             for attempt in attempts:
                 attempt.is_displaced = False
-        self.start_anew(jitter)
+        self.reset(jitter)
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 2.0, 4.1, 12.0, 60.0, 290.0, 4000.0]))
     def pass_time(self, seconds: float) -> None:

@@ -294,11 +294,11 @@ def test_arguments_that_cannot_work(call: Callable[[CerberusClient], object], re
 
 
 @pytest.mark.parametrize("settings", [{}, {"CERBERUS_AUTH_METHOD": "sts"}, {"CERBERUS_IAM_ROLE_ARN": ""}])
-@pytest.mark.parametrize("lane", ["signed", "sdk"])
-def test_nobody_answers(settings: dict[str, str], lane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("aws_client", ["signed", "sdk"])
+def test_nobody_answers(settings: dict[str, str], aws_client: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CERBERUS_TOKEN")
     monkeypatch.setenv("CERBERUS_IAM_ROLE_ARN", "arn:aws:iam::111111111111:role/orders")
-    monkeypatch.setenv("CERBERUS_AWS_CLIENT", lane)
+    monkeypatch.setenv("CERBERUS_AWS_CLIENT", aws_client)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     for name, value in settings.items():
         monkeypatch.setenv(name, value)

@@ -76,7 +76,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def lane() -> Aws:
+def aws_client() -> Aws:
     settings = Settings.from_env()
     return connect(settings, Unsent(settings))
 
@@ -87,8 +87,8 @@ def test_there_are_regions_to_compare() -> None:
 
 
 @pytest.mark.parametrize("region", ALL_REGIONS)
-def test_the_quick_lane_calls_botocores_hosts(region: str) -> None:
-    assert isinstance(lane(), SignedAws)
+def test_the_signed_client_calls_botocores_hosts(region: str) -> None:
+    assert isinstance(aws_client(), SignedAws)
     assert {service: host(service, region) for service in SERVICES} == {
         service: botocores(service, region) for service in SERVICES
     }
@@ -125,13 +125,13 @@ def ask(aws: SdkAws, service: str, region: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_sdk_lane_reaches_the_hosts_of_the_variant(variant: str, environment: pytest.MonkeyPatch) -> None:
+def test_the_sdk_client_reaches_the_hosts_of_the_variant(variant: str, environment: pytest.MonkeyPatch) -> None:
     """In every region for every service for which botocore's rules name a host."""
     for name, value in VARIANTS[variant].items():
         environment.setenv(name, value)
     if variant == "plain":
         environment.setenv("CERBERUS_AWS_CLIENT", "sdk")
-    aws = lane()
+    aws = aws_client()
     assert isinstance(aws, SdkAws)
     compared = 0
     for region in ALL_REGIONS:
@@ -166,7 +166,7 @@ def test_an_endpoint_of_ones_own_goes_before_a_variant(variant: str, environment
         environment.setenv(name, value)
     environment.setenv("AWS_ENDPOINT_URL_KMS", "https://vpce-0123.kms.us-west-2.vpce.amazonaws.com")
     environment.setenv("CERBERUS_AWS_CLIENT", "sdk")
-    aws = lane()
+    aws = aws_client()
     assert isinstance(aws, SdkAws)
     called = reached(lambda: aws.decrypt(CIPHERTEXT, "us-west-2", Deadline(5)))
     assert called == "vpce-0123.kms.us-west-2.vpce.amazonaws.com"
@@ -181,7 +181,7 @@ def test_an_endpoint_of_ones_own_goes_before_a_variant(variant: str, environment
 def test_regions_of_other_partitions_are_refused(region: str, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("AWS_REGION", region)
     with pytest.raises(ConfigurationError, match="Use a region of aws or aws-cn"):
-        lane()
+        aws_client()
 
 
 def test_every_region_that_botocore_knows_is_taken_or_refused_by_its_partition(environment: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_every_region_that_botocore_knows_is_taken_or_refused_by_its_partition(e
         for region in session.get_available_regions("kms", partition):
             environment.setenv("AWS_REGION", region)
             if partition in REGIONS:
-                assert lane()
+                assert aws_client()
             else:
                 with pytest.raises(ConfigurationError, match=region):
-                    lane()
+                    aws_client()

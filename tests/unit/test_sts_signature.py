@@ -62,7 +62,7 @@ class Service(Transport):
 
 
 def sent(region: str, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The headers of an STS authentication in this environment, by the lane that it calls for."""
+    """The headers of an STS authentication in this environment, by the client that it calls for."""
     with monkeypatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
             patch.delenv(name, raising=False)
@@ -169,8 +169,8 @@ def test_it_is_for_the_public_host_whatever_our_own_calls_use(
 
 
 def test_each_attempt_is_signed_by_the_credentials_of_its_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for lane in ("signed", "sdk"):
-        chosen = Settings(url="https://cerberus.example.com", region="us-west-2", aws_client=lane)
+    for aws_client in ("signed", "sdk"):
+        chosen = Settings(url="https://cerberus.example.com", region="us-west-2", aws_client=aws_client)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "FIRST")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         monkeypatch.setenv("AWS_SESSION_TOKEN", "first")
@@ -180,5 +180,5 @@ def test_each_attempt_is_signed_by_the_credentials_of_its_moment(monkeypatch: py
             monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
             monkeypatch.setenv("AWS_SESSION_TOKEN", key.lower())
             method.authenticate("", "us-west-2", Deadline(5))
-            assert f"Credential={key}/" in service.sent["authorization"], lane
+            assert f"Credential={key}/" in service.sent["authorization"], aws_client
             assert service.sent["x-amz-security-token"] == key.lower()

@@ -244,7 +244,7 @@ class Cerberus:
             if was_frozen and self.loses_frozen:
                 raise NoAnswer("the connection broke")
             if self.hangs or (seconds > limit and not was_frozen):
-                raise NoAnswer("no whole answer", timed_out=True)
+                raise NoAnswer("no complete answer", timed_out=True)
         status, body = self._answer(method, path, headers, asked)
         if status == 200 and path.startswith("/v1/secret/"):
             self.answered.append((self.now, path.removeprefix("/v1/secret/")))

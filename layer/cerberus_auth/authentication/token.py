@@ -63,13 +63,7 @@ class TokenRequest:
         self.publications: list[Callable[[], object]] = [] if publications is None else publications
 
     def check_outage(self) -> None:
-        """Stop before a request to Cerberus.
-
-        Raises
-        ------
-        CerberusError
-            That of the outage.
-        """
+        """Raise the error of the outage, if there is one, instead of a request to Cerberus."""
         if self.outage is not None:
             raise self.outage.fresh()
 

@@ -1,4 +1,4 @@
-"""The signed client: AWS calls with a Signature Version 4 of its own, for a standard Lambda environment."""
+"""The signed client: AWS calls that it signs itself, for a standard Lambda environment."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SignedAws:
         return Temporary(self._assume)
 
     def close(self) -> None:
-        self.forget_credentials()  # whoever made the transport closes it
+        self.forget_credentials()  # the transport belongs to the caller
 
     def credentials(self, region: str, deadline: Deadline) -> Credentials:
         return (self._assumed.get if self._settings.assume_role_arn else self._own)(region, deadline)

@@ -1,1 +1,1 @@
-"""How values are kept: fresh, due, overdue, gone; one flight for each; one breaker for each Cerberus."""
+"""The cache of tokens and secrets: how old a value can get, one fetch at a time per key, one circuit breaker per Cerberus."""

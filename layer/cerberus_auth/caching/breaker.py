@@ -14,85 +14,85 @@ if TYPE_CHECKING:
 
 _FIRST_SECONDS = 1.0
 _GROWTH = 3.0
-_LONGEST_SECONDS = 30.0
-_JITTER = 0.05  # of a pause, downwards
-_MOST_ABANDONED = 4  # threads
-_MOST_LOOKS = 4096  # in one pause
+_MAX_PAUSE_SECONDS = 30.0
+_JITTER = 0.05  # the part by which a pause is randomly shortened
+_MAX_ABANDONED = 4  # threads
+_MAX_LOOKUPS = 4096  # per pause
 
 
 class Breaker:
-    """Opens when Cerberus is out of reach, lets one flight try after each pause, and closes when Cerberus answers."""
+    """Opens when Cerberus is unavailable, admits one trial flight after each pause, and closes when Cerberus answers."""
 
     def __init__(self) -> None:
-        self.start_anew()
+        self.reset()
 
-    def start_anew(self) -> None:
-        """Close, with a lock of its own: in a forked child or a restored container."""
+    def reset(self) -> None:
+        """Close and replace the lock, in a forked child or a restored container."""
         self._lock = threading.Lock()
-        self.abandoned: list[Flight] = []  # whose threads do not end
+        self.abandoned: list[Flight] = []  # their threads are still running
         self.forget()
 
     def forget(self) -> None:
-        """Close, whatever becomes of the flights under way."""
-        self._error: CerberusError | None = None  # the first of this outage; None while closed
-        self.is_slow = False  # a caller waited for a refresh in vain, and nothing was answered since
+        """Close, and ignore the results of running flights."""
+        self._error: CerberusError | None = None  # the first error of the outage; None while closed
+        self.is_slow = False  # a refresh timed out for a caller, and Cerberus has not answered since
         self._pause = Pause(0)
         self._since = Moment()
         self._count = 0
         self._trial: Flight | None = None
-        self._paths: set[object] = set()  # answered with 5xx since it last closed
-        self._looks: set[object] = set()  # made during this pause
+        self._paths: set[object] = set()  # failed with 5xx since the breaker closed
+        self._lookups: set[object] = set()  # admitted during this pause
 
     @property
     def has_failed(self) -> bool:
-        """Whether Cerberus was out of reach, or slow, and has not answered since."""
+        """Whether Cerberus was unavailable or slow, and has not answered since."""
         return self._error is not None or self.is_slow
 
     def is_open(self) -> bool:
-        """Tell whether no flight may start now."""
+        """Return whether no flight can start now."""
         is_trying = self._trial is not None and not self._trial.is_abandoned()
         return self._error is not None and (self._pause.lasts() or is_trying)
 
-    def admit(self, flight: Flight) -> CerberusError | None:
-        """Let a flight start, or return the error of the outage."""
+    def admit(self, flight: Flight, lookup: object = None) -> CerberusError | None:
+        """Let a flight start, or return the error of the outage.
+
+        Once per pause and ``lookup``, a flight can start only to look for a shared value: its ``outage`` is then set.
+        """
         with self._lock:
-            if len(self.abandoned) >= _MOST_ABANDONED:
+            if len(self.abandoned) >= _MAX_ABANDONED:
                 return CerberusUnavailable(
-                    f"{_MOST_ABANDONED} requests to Cerberus do not end. Check the function's name server and network"
+                    f"{_MAX_ABANDONED} requests to Cerberus do not end. Check the name server and the network"
                 )
             if self._error is None:
                 return None
             if self.is_open():
-                return self._error.fresh()
+                error = self._error.fresh()
+                if lookup is None or lookup in self._lookups or len(self._lookups) >= _MAX_LOOKUPS:
+                    return error
+                self._lookups.add(lookup)
+                flight.outage = error
+                return None
             self._trial, flight.deadline.attempts = flight, 1
             flight.is_trial = True
             return None
 
-    def may_look(self, key: object) -> bool:
-        """Tell whether a flight that may not ask Cerberus may look at what the fleet shares: once for each key and pause."""
-        with self._lock:
-            if key in self._looks or max(len(self._looks) / _MOST_LOOKS, len(self.abandoned) / _MOST_ABANDONED) >= 1:
-                return False
-            self._looks.add(key)
-            return True
-
     def failed(self, error: CerberusError, key: object, flight: Flight) -> bool:
-        """Note that a flight failed. Return whether Cerberus is out of reach; otherwise it concerns this key only."""
+        """Record a failed flight. Return whether Cerberus is unavailable; if not, the failure concerns this key only."""
         if not is_outage(error):
             return False
         with self._lock:
             if flight.began.is_before(self._since):
-                return True  # it was under way when all was forgotten
+                return True  # started before forget()
             if self._error is None and error.step == "read" and error.status >= 500 and not error.other_paths_fail:
                 self._paths.add(key)
                 if len(self._paths) == 1:
                     return False
-            if not (self._error is not None and self._pause.lasts()):  # otherwise another flight has said so
-                seconds = min(_LONGEST_SECONDS, _FIRST_SECONDS * _GROWTH ** min(self._count, 9))
+            if self._error is None or not self._pause.lasts():  # otherwise another flight started this pause
+                seconds = min(_MAX_PAUSE_SECONDS, _FIRST_SECONDS * _GROWTH ** min(self._count, 9))
                 seconds = max(seconds * (1 - _JITTER * jitter()), requested_pause(error))
                 self._pause = Pause(seconds)
                 self._count += 1
-                self._looks.clear()
+                self._lookups.clear()
             self._error = self._error or error.fresh()
             self._trial = None
             return True
@@ -106,10 +106,10 @@ class Breaker:
             self._error = self._trial = None
             self._count = 0
             self._paths.clear()
-            self._looks.clear()
+            self._lookups.clear()
 
     def ended(self, flight: Flight) -> None:
-        """Let the next flight try, if this one did and did not find out. It is no longer counted."""
+        """Stop counting a flight as abandoned. If it was the trial, let the next flight be one."""
         with self._lock:
             if flight in self.abandoned:
                 self.abandoned.remove(flight)

@@ -1,4 +1,4 @@
-"""The cache: one mechanism for tokens and secrets."""
+"""The cache of tokens and secrets, with one fetch at a time per key."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
     Fetch = Callable[[Flight], Kept]
 
-REFRESH_SECONDS = 2.0  # what a caller with a usable value waits for a refresh
-PROBE_SECONDS = 0.25  # the same after a failure; and for the publication of a new value
-_FIRST_MEMORY_SECONDS = 5.0  # for which the failure of a key is remembered
-_LONGEST_MEMORY_SECONDS = 60.0
+REFRESH_SECONDS = 2.0  # how long a caller with a usable value waits for a refresh
+PROBE_SECONDS = 0.25  # the same after a failure, and for sharing a new value
+_FIRST_MEMORY_SECONDS = 5.0  # how long the failure of a key is raised again
+_MAX_MEMORY_SECONDS = 60.0
 _MEMORY_JITTER = 0.02
-_MOST_FAILURES = 1024
+_MAX_FAILURES = 1024
 
 
 class _Failure:
-    """The last failure of a key, raised again until its pause is over."""
+    """The last failure of a key, which is raised again until its pause is over."""
 
-    def __init__(self, error: CerberusError, count: int, early: float) -> None:
-        seconds = min(_LONGEST_MEMORY_SECONDS, _FIRST_MEMORY_SECONDS * 2.0 ** min(count, 9))
+    def __init__(self, error: CerberusError, count: int, fraction: float) -> None:
+        seconds = min(_MAX_MEMORY_SECONDS, _FIRST_MEMORY_SECONDS * 2.0 ** min(count, 9))
         self.error = error
         self.is_refusal = isinstance(error, AccessDenied | SecretNotFound)
         self.count = count + 1
-        self.pause = Pause(seconds * (1 - _MEMORY_JITTER * early))
+        self.pause = Pause(seconds * (1 - _MEMORY_JITTER * fraction))
 
 
 class Cache:
-    """Values by key, for all threads of the process. Its lock is never held across the network.
+    """Values by key, for all threads of the process. No lock is held during a request.
 
-    A flight has ``timeout`` seconds at least, one request ``attempt_seconds``; all values together have ``capacity`` bytes.
-    ``is_shared``: a fetch looks at what the fleet shares, before it asks Cerberus.
+    A flight has at least ``timeout`` seconds, and one request ``attempt_seconds``. The values have at most ``capacity`` bytes
+    together. With ``is_shared``, a fetch looks for a shared value before it sends a request to Cerberus.
     """
 
     def __init__(
@@ -58,28 +58,28 @@ class Cache:
         capacity: float = math.inf,
         is_shared: bool = False,
     ) -> None:
-        self.kept: dict[Hashable, Kept] = {}  # plain: a hit takes no lock
+        self.kept: dict[Hashable, Kept] = {}  # a plain dict: a cache hit takes no lock
         self._breaker = breaker
         self._timeout = timeout
         self._attempt_seconds = attempt_seconds
         self._capacity = capacity
         self._is_shared = is_shared
-        self._era = 0  # of what was started since the last time that all was forgotten
-        self.start_anew()
+        self._generation = 0  # grows with each forget()
+        self.reset()
 
-    def start_anew(self) -> None:
-        """Start with fresh locks, no flights and jitter of its own, and keep the values: in a forked child."""
+    def reset(self) -> None:
+        """Replace locks, flights and jitter, and keep the values, in a forked child."""
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Flight] = {}
         self._failures: MutableMapping[Hashable, _Failure] = {}
-        self._frozen: set[Hashable] = set()  # whose last flight was abandoned
-        self.early = jitter()
-        self.renewed_by_extension = False  # whether an extension refreshes what is due, so that no caller has to
+        self._frozen: set[Hashable] = set()  # keys whose last flight was abandoned
+        self.jitter = jitter()
+        self.renewed_by_extension = False  # whether the extension refreshes due values, so that callers do not
 
     def forget(self) -> None:
-        """Forget all values and failures; what is under way is not kept."""
+        """Remove all values and failures, and drop the results of running flights."""
         with self._lock:
-            self._era += 1
+            self._generation += 1
             self._flights.clear()
             self.kept.clear()
             self._failures = {}
@@ -95,32 +95,30 @@ class Cache:
         within: Flight | None = None,
         renewing: bool = False,
     ) -> Kept:
-        """Return the value that is kept, or the one that a flight brings.
+        """Return the cached value, or the one that a flight fetches.
 
         Parameters
         ----------
         fetch
-            Brings a value, in the flight's thread.
-        deadline
-            The caller's.
+            Fetches the value, in the thread of the flight.
         lifetime
-            In place of the value's own.
+            Replaces the lifetime of the value.
         accepts
-            Tells whether a value serves the caller; then its age does not count.
+            Returns whether the caller accepts a value. Its age then does not count.
         within
-            A flight that cannot go on without this value: the fetch runs in its thread.
+            A flight that needs this value: the fetch runs in its thread.
         renewing
-            Whether the caller is the extension, which refreshes what is due.
+            Whether the caller is the extension, which refreshes due values.
 
         Raises
         ------
         CerberusError
-            What the fetch raised, an equal for each caller; at once while a failure is remembered.
+            The error of the fetch, as a copy for each caller; at once while a failure is remembered.
         DeadlineExceeded
-            The caller's time is up.
+            The deadline of the caller is over.
         """
         terms, began = Terms(lifetime, accepts), Moment()
-        own: Flight | None = None  # that this caller started last
+        own: Flight | None = None  # the flight that this caller started last
         while True:
             error: CerberusError | None = None
             with self._lock:
@@ -135,39 +133,41 @@ class Cache:
                 flight = joined or self._new_flight(key, deadline, terms, usable, within)
                 if joined is None:
                     own = flight
-                    error = self._refusal(key, flight, accepts is not None, within, looks=usable is None)
+                    error = self._refusal(key, flight, accepts is not None, within, lookup=usable is None)
                     if error is None:
                         self._flights[key] = flight
-                signal = flight.signal if usable is None else flight.landing  # what is offered from now on wakes us
+                signal = (
+                    flight.signal if usable is None else flight.landing
+                )  # without a value, an offer wakes the caller too
             if error is not None:
                 if usable is not None:
                     return usable
                 raise error
             if joined is None and within is not None and usable is None:
-                flight.after = within.after
+                flight.publications = within.publications
                 self._work(key, flight, fetch)
             elif joined is None:
                 flight.start(partial(self._work, key, flight, fetch))
             starts = flight is own
-            patience = math.inf
+            max_wait = math.inf
             if stage == DUE:
-                patience = min(REFRESH_SECONDS, flight.patience) - flight.began.age() if starts else 0
+                max_wait = min(REFRESH_SECONDS, flight.max_wait) - flight.began.age() if starts else 0
             elif stage == OVERDUE:
-                is_waiting = starts or flight.is_trial or not self._breaker.is_open()
-                patience = flight.patience - flight.began.age() if is_waiting else 0
-            if signal.wait(max(0.0, min(patience, deadline.remaining()))) and not flight.landed:
-                continue  # there is a value to fall back on now
+                is_waiting = flight.is_trial or not self._breaker.is_open()
+                max_wait = flight.max_wait - flight.began.age() if is_waiting else 0
+            if signal.wait(max(0.0, min(max_wait, deadline.remaining()))) and not flight.landed:
+                continue  # the flight has offered a stale value
             if flight.value is not None:
                 if starts:
                     flight.wait_for_publication(min(PROBE_SECONDS, deadline.remaining()))
                 is_late = flight.value.asked.is_before(began) or flight.is_abandoned()
                 if terms.stage(flight.value) <= DUE or (accepts is None and not is_late):
                     return flight.value
-                continue  # it was fetched for a caller who accepts less, or frozen
-            kept = self.kept.get(key)  # also what a late flight brought
+                continue  # fetched for a caller that accepts other values, or frozen
+            kept = self.kept.get(key)  # a late flight can have brought one
             if kept is not None and terms.stage(kept) < GONE:
-                is_vain = starts and not flight.landed  # unless it waited for a moment only, or was frozen
-                self._breaker.is_slow |= is_vain and PROBE_SECONDS <= flight.began.age() <= flight.deadline.seconds
+                timed_out = starts and not flight.landed  # counts if the wait was long enough and not frozen
+                self._breaker.is_slow |= timed_out and PROBE_SECONDS <= flight.began.age() <= flight.deadline.seconds
                 return kept
             has_more_time = not starts and isinstance(flight.error, DeadlineExceeded)
             if flight.error is not None and not has_more_time and not flight.is_abandoned():
@@ -175,37 +175,37 @@ class Cache:
             deadline.check("waiting for Cerberus")
 
     def get_alone(self, key: Hashable, fetch: Fetch, deadline: Deadline) -> Kept:
-        """Fetch in this thread: join, keep, share and serve nothing. Raises what ``get`` raises."""
+        """Fetch in this thread, without cache, shared values and stale values. Raises the errors of ``get``."""
         with self._lock:
             flight = Flight(deadline.remaining(), 1 if key in self._failures else None)
             error = self._refusal(key, flight, True, None)
         if error is None:
             self._work(key, flight, fetch, keeps=False)
-            if flight.after:  # a token: in a thread, which can be left behind
+            if flight.publications:  # of a token: in a thread, for which the caller does not have to wait
                 flight.start(lambda: None)
                 flight.wait_for_publication(min(PROBE_SECONDS, deadline.remaining()))
             error = flight.error
         if flight.value is None:
-            raise error.fresh() if error else CerberusError("the request was interrupted. Try again")
+            raise error.fresh() if error else CerberusError("The request was interrupted. Retry it.")
         return flight.value
 
     def renew(self, deadline: Deadline, ahead: float) -> None:
-        """Refresh what is due, or will be before the next chance, ``ahead`` seconds from now.
+        """Refresh values that are due, or become due within ``ahead`` seconds and are in the second half of their lifetime.
 
-        Nothing is refreshed in the first half of its lifetime. Failures are remembered, and not raised.
+        Failures are remembered, not raised.
         """
         began = Moment()
         for key, kept in list(self.kept.items()):
             lasts = kept.lifetime
             early = Lifetime(lasts.fresh - min(ahead, lasts.due / 2), lasts.due, lasts.gone)
             if FRESH < kept.stage(early) < GONE:
-                with suppress(CerberusError):  # the others are refreshed all the same
+                with suppress(CerberusError):  # the other values are refreshed nevertheless
                     self.get(key, kept.fetch, deadline, lifetime=early, renewing=True)
                 if self._breaker.has_failed and began.age() >= PROBE_SECONDS:
-                    return  # one wait in vain is enough for one call
+                    return  # one timeout per call is enough
 
-    def settle(self, seconds: float) -> None:
-        """Wait for what is under way, for so many seconds at most."""
+    def wait_for_flights(self, seconds: float) -> None:
+        """Wait for running flights, for ``seconds`` at most."""
         deadline = Deadline(seconds)
         for flight in list(self._flights.values()):
             flight.landing.wait(max(0.0, deadline.remaining()))
@@ -231,22 +231,22 @@ class Cache:
         seconds = max(self._timeout, deadline.remaining())
         if within is not None and usable is None:
             seconds, attempts = within.deadline.remaining(), within.deadline.attempts
-        # With a value to fall back on, or after a failure, one attempt.
+        # One attempt if there is a value to fall back on, or after a failure.
         flight = Flight(seconds, 1 if usable is not None or failed else attempts, terms)
         flight.is_trial = within is not None and within.is_trial
-        flight.patience = PROBE_SECONDS if failed or self._breaker.has_failed else REFRESH_SECONDS
+        flight.max_wait = PROBE_SECONDS if failed or self._breaker.has_failed else REFRESH_SECONDS
         if key in self._frozen:
-            flight.patience = self._attempt_seconds
-        flight.era = self._era
+            flight.max_wait = self._attempt_seconds
+        flight.generation = self._generation
         return flight
 
     def _refusal(
-        self, key: Hashable, flight: Flight, eager: bool, within: Flight | None, looks: bool = False
+        self, key: Hashable, flight: Flight, eager: bool, within: Flight | None, lookup: bool = False
     ) -> CerberusError | None:
-        """Return the error that stops a flight.
+        """Return the error that stops a flight; None if it can start.
 
-        A refused path does not stop an eager one: a new grant can be tried. An open breaker does not stop one that ``looks``:
-        the fleet can have what the caller has not.
+        With ``eager``, a remembered 403 or 404 does not stop it, so that a new grant takes effect. With ``lookup``, an open
+        breaker lets it look for a shared value.
         """
         failure = self._failures.get(key)
         if failure is not None and failure.pause.lasts() and not (eager and failure.is_refusal):
@@ -254,11 +254,9 @@ class Cache:
         if within is not None:
             flight.outage = within.outage
             return None
-        error = self._breaker.admit(flight)
-        if error is None or not (looks and self._is_shared and self._breaker.may_look((key, flight.terms.gone))):
-            return error
-        flight.outage = error
-        return None
+        terms = flight.terms
+        lookup_key = (key, terms.accepts is None, terms.lifetime and terms.lifetime.gone)
+        return self._breaker.admit(flight, lookup_key if lookup and self._is_shared else None)
 
     def _work(self, key: Hashable, flight: Flight, fetch: Fetch, keeps: bool = True) -> None:
         value: Kept | None = None
@@ -271,17 +269,17 @@ class Cache:
             value.fetch = fetch
         except CerberusError as failure:
             error = failure.fresh()
-        except Exception as defect:  # its frames hold what nobody may see
+        except Exception as defect:  # its frames can hold secrets
             if not keeps and interruption(defect, before):
-                raise defect.with_traceback(None) from None  # what a signal handler raises is the caller's
-            error = CerberusError(f"unexpected {type(defect).__name__} in a request. Report it as a defect")
+                raise defect.with_traceback(None) from None  # raised by a signal handler, for the caller
+            error = CerberusError(f"Unexpected {type(defect).__name__} in a request. Report it as a defect.")
         finally:
             self._land(key, flight, value, error, keeps)
 
     def _land(
         self, key: Hashable, flight: Flight, value: Kept | None, error: CerberusError | None, keeps: bool
     ) -> None:
-        frozen = flight.is_abandoned()  # then its failure says nothing of Cerberus
+        frozen = flight.is_abandoned()  # then a failure does not mean that Cerberus is unavailable
         if flight.outage is not None and error is not None and is_outage(error):
             error, outage = flight.outage.fresh(), True
         else:
@@ -291,7 +289,7 @@ class Cache:
             if self._flights.get(key) is flight:
                 del self._flights[key]
                 (self._frozen.add if frozen else self._frozen.discard)(key)
-            if keeps and flight.era != self._era:
+            if keeps and flight.generation != self._generation:
                 pass
             elif value is not None:
                 self._keep(key, value, keeps)
@@ -301,29 +299,29 @@ class Cache:
 
     def _offered(self, key: Hashable, flight: Flight, fetch: Fetch, value: Kept) -> None:
         with self._lock:
-            if flight.era == self._era:
+            if flight.generation == self._generation:
                 value.fetch = fetch
                 self._keep(key, value, True)
 
     def _remember(self, key: Hashable, error: CerberusError) -> None:
         if isinstance(self._failures, dict):
-            from cachetools import LRUCache  # not before something fails: its import takes 2 ms
+            from cachetools import LRUCache  # loaded with the first failure: the import takes 2 ms
 
-            self._failures = LRUCache(_MOST_FAILURES)
+            self._failures = LRUCache(_MAX_FAILURES)
         known = self._failures.get(key)
-        failure = self._failures[key] = _Failure(error, known.count if known else 0, self.early)
+        failure = self._failures[key] = _Failure(error, known.count if known else 0, self.jitter)
         if failure.is_refusal:
             self.kept.pop(key, None)
 
     def _keep(self, key: Hashable, value: Kept, keeps: bool) -> None:
         held, failure = self.kept.get(key), self._failures.get(key)
         if keeps and failure is not None and failure.is_refusal and value.asked.is_before(failure.pause.began):
-            return  # access was revoked since
+            return  # access was revoked after the request
         self._failures.pop(key, None)
         if not keeps or (held is not None and value.asked.is_before(held.asked)):
             return
         self.kept[key] = value
-        value.used = Moment().monotonic  # not when it was asked: for another container's, that is long ago
+        value.used = Moment().monotonic  # not its request time: another container can have read it long ago
         self._frozen.discard(key)
         total = sum(kept.size for kept in self.kept.values())
         while total > self._capacity:

@@ -1,8 +1,6 @@
-"""What is kept: a value that is fresh, then due, then overdue, then gone."""
+"""A cached value, which is first fresh, then due, then overdue, then gone."""
 
 from __future__ import annotations
-
-import math
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +13,7 @@ FRESH, DUE, OVERDUE, GONE = range(4)
 
 
 class Lifetime:
-    """The ages, in seconds, at which a value stops being fresh, becomes overdue, and is gone."""
+    """The ages in seconds at which a value becomes due, overdue and gone."""
 
     __slots__ = ("due", "fresh", "gone")
 
@@ -24,41 +22,34 @@ class Lifetime:
 
 
 class Kept:
-    """A value, the moment just before it was requested, its lifetime, its size in bytes, and what copies it."""
+    """A value, the moment before its request, its lifetime, its size in bytes, and the function that copies it."""
 
     __slots__ = ("asked", "copy", "fetch", "fresh", "fresh_wall", "lifetime", "size", "used", "value")
 
     def __init__(self, value: Any, asked: Moment, lifetime: Lifetime, size: int = 0, copy: Any = None) -> None:
         self.value, self.asked, self.lifetime, self.size, self.copy = value, asked, lifetime, size, copy
         self.used = asked.monotonic
-        self.fetch: Any = None  # what brought it, for an extension to refresh it
-        # Moments and not an age: the warm path reads each clock once.
+        self.fetch: Any = None  # with which the extension refreshes it
+        # As points in time: the warm path reads each clock once.
         self.fresh = asked.monotonic + lifetime.fresh
         self.fresh_wall = asked.wall + lifetime.fresh
 
     def __reduce__(self) -> str:
-        raise TypeError("a kept value is never written anywhere: read it where it is needed")
+        raise TypeError("A cached value cannot be pickled. Read the secret where you need it.")
 
     def stage(self, lifetime: Lifetime | None = None) -> int:
-        """Return ``FRESH``, ``DUE``, ``OVERDUE`` or ``GONE``, by its own lifetime or another."""
+        """Return ``FRESH``, ``DUE``, ``OVERDUE`` or ``GONE``, by its own lifetime or the given one."""
         age, lasts = self.asked.age(), lifetime or self.lifetime
         return (age >= lasts.fresh) + (age >= lasts.due) + (age >= lasts.gone)
 
 
 class Terms:
-    """What a caller accepts: a value by its age, or by a rule for which age does not count."""
+    """What a caller accepts: values of a certain age, or values that a function accepts at any age."""
 
     __slots__ = ("accepts", "lifetime")
 
     def __init__(self, lifetime: Lifetime | None = None, accepts: Callable[[Kept], bool] | None = None) -> None:
         self.lifetime, self.accepts = lifetime, accepts
-
-    @property
-    def gone(self) -> float:
-        """The age that no value may have; infinite by default, 0 if age does not count."""
-        if self.accepts is not None:
-            return 0.0
-        return self.lifetime.gone if self.lifetime is not None else math.inf
 
     def stage(self, kept: Kept | None) -> int:
         """Return the stage of a value for this caller."""

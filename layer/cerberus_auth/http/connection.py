@@ -1,4 +1,4 @@
-"""A connection whose every wait is bounded by a deadline, the look-up of its host's name included."""
+"""Connections with a deadline for every wait, including DNS look-ups."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-_IDLE_SECONDS = 20  # NAT gateways and load balancers drop idle connections without a word; after this we open a new one
-_MAX_SECONDS = 60  # a connection's age: names move, and a restored snapshot holds what nobody answers any more
+_IDLE_SECONDS = 20  # NAT gateways and load balancers drop idle connections silently
+_MAX_SECONDS = 60  # maximum age of a connection: DNS entries change, and snapshots are restored later
 _NOBODY: object = object()
 _RECEIVE_BYTES = 1 << 14  # one TLS record
-_MAX_HANGING = 4  # look-ups of one name that nobody waits for any more, each in a thread
+_MAX_HANGING = 4  # look-ups of one name that still run after their callers gave up, each in a thread
 
 
 class Names:
-    """Looks up the addresses of hosts. The system's look-up knows no limit, so it runs in a thread, left alone if it hangs."""
+    """Looks up the addresses of hosts. The look-up of the operating system has no timeout, so it runs in a thread."""
 
     def __init__(self) -> None:
         self._hanging: dict[str, set[object]] = {}
 
     def addresses(self, host: str, port: int, deadline: Deadline) -> list[Any]:
-        """The addresses, as ``socket.getaddrinfo`` gives them.
+        """Return the addresses in the format of ``socket.getaddrinfo``.
 
         Raises
         ------
         OSError
-            The name has no address, or (``TimeoutError``) the name server does not answer in time.
+            The name has no address. A ``TimeoutError``: the name server did not answer in time.
         """
 
         def look_up(flags: int = 0) -> list[Any]:
-            # In bytes: for text, Python loads its tables of international names.
+            # Bytes: for text, Python loads its tables of international names.
             return socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM, flags=flags)
 
         try:
@@ -66,7 +66,7 @@ class Names:
             hanging.discard(done)
 
         try:
-            _thread.start_new_thread(run, ())  # a daemon; half the cost of threading's
+            _thread.start_new_thread(run, ())  # a daemon thread, for half the cost of threading.Thread
         except RuntimeError:  # at interpreter exit
             return look_up()
         try:
@@ -74,7 +74,7 @@ class Names:
         finally:
             if not outcome:
                 hanging.add(done)
-                if outcome:  # it ended in between
+                if outcome:  # it ended in the meantime
                     hanging.discard(done)
         if not outcome:
             raise TimeoutError(errno.ETIMEDOUT, "the name server does not answer")
@@ -85,15 +85,15 @@ class Names:
 
 
 def interruption(error: BaseException | None, before: BaseException | None) -> BaseException | None:
-    """The exception of a signal handler that an error is, or came from; None where no handler ran.
+    """Return the exception of a signal handler that this error is, or was caused by; None if no handler ran.
 
-    A handler's ``TimeoutError`` is no timeout of a socket. Python gives a handler the frame that it interrupts: in a
-    traceback, a frame that has the frame before it among its variables is a handler's.
+    The ``TimeoutError`` of a handler is not a timeout of a socket. Python passes a handler the frame that it interrupts, so a
+    frame of a handler has the previous frame of the traceback among its variables.
 
     Parameters
     ----------
     before
-        What the caller was handling already: that and what led to it does not count.
+        The exception that the caller was already handling. It and its causes are ignored.
     """
     while error is not None and error is not before:
         trace: TracebackType | None = error.__traceback__
@@ -109,16 +109,16 @@ def interruption(error: BaseException | None, before: BaseException | None) -> B
 
 
 class Connection:
-    """A connection whose every wait is bounded by a deadline, tunnelled through a proxy if there is one.
+    """A connection with a deadline for every wait, through a proxy if there is one.
 
     Attributes
     ----------
     deadline
-        Bounds every wait; set anew for each request.
+        Limits every wait. Set for each request.
     pool
-        The transport's connections that this one may join.
+        The idle connections of the transport that this one can join.
     answering
-        Whether a byte of the answer to the last request has come.
+        Whether a byte of the current answer has arrived.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Connection:
         self._opened = self._rested = (0.0, 0.0)
 
     def connect(self) -> None:
-        """Connect within the deadline, through the proxy if there is one, and agree on TLS."""
+        """Connect, through the proxy if there is one, and do the TLS handshake."""
         _, host, port = self.origin
         if self._proxy is None:
             self._socket = self._tcp(host, port)
@@ -144,7 +144,7 @@ class Connection:
         if self._tls is not None:
             raw = self._open()
             raw.settimeout(self.deadline.check("connecting"))
-            # Kept before the handshake: close() must reach it when a signal handler interrupts.
+            # Set before the handshake, so that close() reaches it if a signal handler interrupts.
             self._socket = secured = self._tls.wrap_socket(
                 raw, server_hostname=host.encode("ascii"), do_handshake_on_connect=False
             )
@@ -173,7 +173,7 @@ class Connection:
         for tried, (family, kind, protocol, _, address) in enumerate(found):
             raw = socket.socket(family, kind, protocol)
             try:
-                # A share for each address: the first may be that of a zone that is down.
+                # Each address gets a share: the first one can be in a zone that is down.
                 raw.settimeout(self.deadline.check("connecting") / (len(found) - tried))
                 raw.connect(address)
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -186,13 +186,13 @@ class Connection:
         raise failure
 
     def send(self, data: memoryview) -> None:
-        """Send all of it. The repr of a view shows no token, so no dump of a frame does."""
+        """Send all bytes. A view, because its repr shows no token in a dump of the frame."""
         connected = self._open()
         connected.settimeout(self.deadline.check("sending"))
         connected.sendall(data)
 
     def receive(self) -> bytes:
-        """Return the next bytes; none after the other side closed the connection."""
+        """Return the next bytes, or none after the other side closed the connection."""
         connected = self._open()
         connected.settimeout(self.deadline.check("reading"))
         data = connected.recv(_RECEIVE_BYTES)
@@ -201,7 +201,7 @@ class Connection:
         return data
 
     def close(self) -> None:
-        """Close it, at any time and any number of times."""
+        """Close the connection. It can be called at any time, more than once."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -211,7 +211,7 @@ class Connection:
         self._rested = (time.monotonic(), time.time())
 
     def usable(self) -> bool:
-        """Tell whether it is young enough, and silent: an idle connection that can be read from was closed."""
+        """Return whether it is young enough and has nothing to read: a readable idle connection was closed."""
         if self._socket is None or _since(self._rested) > _IDLE_SECONDS or _since(self._opened) > _MAX_SECONDS:
             return False
         poll = select.poll()  # select.select() takes no descriptor over 1023
@@ -225,5 +225,5 @@ class Connection:
 
 
 def _since(moment: tuple[float, float]) -> float:
-    """Seconds since a moment, by the clock that says more: a frozen container stops the monotonic one."""
+    """Return the seconds since a moment, by the clock that shows more: a frozen container stops the monotonic clock."""
     return max(time.monotonic() - moment[0], abs(time.time() - moment[1]))

@@ -8,15 +8,12 @@ host and the port only. These requests never use it:
 - the container credentials endpoint
 - hosts in ``NO_PROXY``
 
-``NO_PROXY`` is a list of entries separated by commas. ``*`` matches every host.
+``NO_PROXY`` is a list of entries separated by commas:
 
-==========================================================  =====================================================
-entry                                                       matches
-==========================================================  =====================================================
-``example.com``, ``.example.com`` or ``*.example.com``      this host and its subdomains
-``example.com:8443``                                        the same, on this port only
-``10.0.0.0/8``, ``fd00::/8``, ``::1`` or ``[::1]:8443``     hosts that are given as an address in this range
-==========================================================  =====================================================
+- ``*`` matches every host.
+- ``example.com``, ``.example.com`` and ``*.example.com`` match this host and its subdomains.
+- ``10.0.0.0/8``, ``fd00::/8`` and ``::1`` match hosts that are given as an address in this range.
+- ``example.com:8443`` and ``[::1]:8443`` match on this port only.
 
 ``HTTP_PROXY`` and ``ALL_PROXY`` are ignored. If a variable is set in both cases, the lower-case one applies.
 """

@@ -21,7 +21,7 @@ _MAX_RETRY_AFTER_SECONDS = 60.0
 
 
 class NoAnswer(Exception):
-    """One attempt failed in a way that is worth a retry. It never leaves the package."""
+    """One attempt failed, and a retry can succeed. It never leaves the package."""
 
     def __init__(self, reason: str, *, timed_out: bool = False, status: int = 0, retry_after: float = 0) -> None:
         super().__init__(reason)

@@ -1,7 +1,7 @@
-"""HTTPS for the whole package.
+"""HTTPS requests of the whole package.
 
-Connections are kept and checked before reuse; one TLS context serves all; every wait on a socket gets only what is left of
-the request's time, so that a server which drips cannot stretch it, nor a name server; redirects are never followed.
+Connections are reused. One TLS context serves all of them. Every wait on a socket is limited by the deadline of the request, so
+a slow server or name server cannot exceed it. Redirects are never followed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 1 << 20
 _IDLE_CONNECTIONS = 8  # kept for one host
 _MAX_DEPTH = 64  # of JSON
-# For ``bytes.translate``: brackets of one kind, and nothing else. No byte of UTF-8's longer characters looks like one.
+# For ``bytes.translate``: brackets only, all of one kind. No multibyte character of UTF-8 contains such a byte.
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class Masked(str):
-    """A header's value: its repr does not show it, so that no dump of a frame with the headers does."""
+    """A header value that its repr does not show, so that no dump of a frame shows it."""
 
     __slots__ = ()
 
@@ -45,12 +45,12 @@ class Masked(str):
 
 
 class Response:
-    """A whole answer, read to its end. Its repr shows no body.
+    """A complete answer. Its repr does not show the body.
 
     Parameters
     ----------
     ends_with_connection
-        Only the closing of the connection told the end (neither a length nor chunks): the body may have been cut.
+        Whether only the end of the connection marked the end of the body, which can then be cut short.
     """
 
     __slots__ = ("body", "ends_with_connection", "headers", "status")
@@ -68,14 +68,14 @@ class Response:
         return json_object(self.body)
 
     def __reduce__(self) -> str:
-        raise TypeError("an answer is not written anywhere: it may hold a secret")
+        raise TypeError("A response cannot be pickled: it can contain a secret.")
 
     def __repr__(self) -> str:
         return f"<Response {self.status}, {len(self.body)} bytes>"
 
 
 def json_object(document: bytes) -> dict[str, Any] | None:
-    """The JSON object that a document is, nested at most 64 deep; None where it is anything else."""
+    """Return the JSON object in a document, nested at most 64 deep; None for anything else."""
     try:
         fields = None if too_deep(document) else json.loads(document.decode())
     except (ValueError, RecursionError):
@@ -84,28 +84,28 @@ def json_object(document: bytes) -> dict[str, Any] | None:
 
 
 def too_deep(document: bytes) -> bool:
-    """Whether JSON is nested deeper than 64: its parser would end in RecursionError, with the text in its frames."""
+    """Return whether JSON is nested deeper than 64. The parser would raise RecursionError with the text in its frames."""
     if document.count(b"[") + document.count(b"{") <= _MAX_DEPTH:
         return False
-    outside = b"".join(document.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])  # of its strings
+    outside = b"".join(document.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])  # without strings
     brackets = outside.translate(_BRACKETS, _NO_BRACKETS)
     for _ in range(_MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"")  # the innermost level of each place
+        brackets = brackets.replace(b"[]", b"")  # removes one level everywhere
     return bool(brackets)
 
 
 def overloaded(response: Response) -> str:
-    """What 429 and 5xx say of a service; empty for any other status."""
+    """Return the reason to retry for status 429 and 5xx; empty for any other status."""
     return f"it answered {response.status}" if response.status == 429 or response.status >= 500 else ""
 
 
 class Transport:
-    """Requests with a deadline, retries and kept connections. Safe to share between threads.
+    """Sends requests with a deadline, retries and connection reuse. Safe to share between threads.
 
     Parameters
     ----------
     sent
-        Called with the service and the target of each request that was sent.
+        Called with the service and the target of each sent request.
     """
 
     def __init__(self, settings: Settings, sent: Callable[[str, str], object] = lambda service, target: None) -> None:
@@ -117,18 +117,18 @@ class Transport:
         self._tls: ssl.SSLContext | None = None
         self._tls_lock = threading.Lock()
 
-    def start_anew(self) -> None:
-        """In a forked child or a restored container: leave the connections to the process that opened them."""
+    def reset(self) -> None:
+        """Drop the connections and locks of the original process, in a forked child or a restored container."""
         self._tls_lock = threading.Lock()
         self._names = Names()
         self.close()
 
     def load(self) -> None:
-        """Load the certificate store now: at initialisation, where Lambda gives a full CPU."""
+        """Load the certificate store during initialization, when Lambda gives a full CPU."""
         self.tls_context()
 
     def close(self) -> None:
-        """Close the kept connections. The transport stays usable."""
+        """Close idle connections. The transport stays usable."""
         idle = self._idle
         self._idle = {}
         for connections in idle.values():
@@ -149,29 +149,29 @@ class Transport:
         max_body_bytes: int = MAX_BODY_BYTES,
         direct: bool = False,
     ) -> Response:
-        """Send a request and read its answer, again after transient failures while attempts and time are left.
+        """Send a request and read its answer. Retry transient failures while attempts and time are left.
 
         Parameters
         ----------
         service
-            How errors name the other side.
+            The name of the other side in errors.
         headers
-            Made anew for every attempt, since a signature holds its time.
+            Called for each attempt, because a signature contains its time.
         transient
-            Why an answer is worth another attempt; empty where it is not.
+            Returns the reason to retry after an answer; empty if there is none.
         repeat_timeouts
-            Whether a request that ran into its read timeout may be sent again.
+            Whether to retry a request after a read timeout.
         direct
-            Never through a proxy.
+            Use no proxy.
 
         Raises
         ------
         CerberusUnavailable
-            No answer, or a transient one, after the attempts allowed; or a redirect.
+            No answer, or a transient failure, after all attempts; or a redirect.
         InvalidResponse
-            A compressed, an oversized or a broken answer.
+            The answer is compressed, too large or invalid.
         DeadlineExceeded
-            The time is up.
+            The deadline is over.
         """
 
         def once() -> Response:
@@ -204,22 +204,22 @@ class Transport:
         max_body_bytes: int = MAX_BODY_BYTES,
         direct: bool = False,
     ) -> Response:
-        """Send a request and read its answer: one attempt of ``request``, whose parameters and errors these are.
+        """Send a request and read its answer, in one attempt. Parameters and errors are those of ``request``.
 
-        A kept connection can be closed from the other end while the request is on its way. If no byte of an answer came, the
-        request goes out again on a new connection.
+        The other side can close an idle connection at any time. If it sends no byte of an answer, the request is sent again on
+        a new connection.
 
         Raises
         ------
         NoAnswer
-            None came.
+            There was none, or a transient failure.
         """
         parts = urlsplit(url)
         origin, host = self._origin(parts)
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         all_headers = {"Host": host, "Accept-Encoding": "identity", "Connection": "keep-alive"}
         all_headers |= {name: Masked(value) for name, value in headers.items()}
-        del headers  # what a signal handler raises keeps this frame
+        del headers  # an exception of a signal handler keeps this frame
 
         def exchange(connection: Connection, kept: bool = False) -> Response | None:
             connection.deadline = deadline.within(self._settings.read_timeout)
@@ -243,7 +243,7 @@ class Transport:
         body: bytes | None,
         max_body_bytes: int,
     ) -> Response | None:
-        """The answer; None where a kept connection turns out to be closed."""
+        """Return the answer; None if the other side had closed a reused connection."""
         before = sys.exception()
         reusable = False
         try:
@@ -251,7 +251,7 @@ class Transport:
             connection.send(memoryview(request_head(method, target, headers, body) + (body or b"")))
             self._sent(service, target)
             answer = Answer(connection.receive, service)
-            if answer.status < 200:  # the final answer would be taken for that of the next request
+            if answer.status < 200:  # the final answer would be read as the answer to the next request
                 raise InvalidResponse(
                     f"{service} sent an interim answer that was not requested ({answer.status}). "
                     f"Check the proxy or load balancer in front of it."
@@ -275,7 +275,7 @@ class Transport:
                 return None
             failure = interrupted or _failure(error, service, connection.deadline)
             if kept and isinstance(failure, NoAnswer) and failure.timed_out:
-                self._forget(connection.origin)  # what became of one may have become of all
+                self._forget(connection.origin)  # the others to this host are probably lost too
         finally:
             if reusable:
                 self._keep(connection)
@@ -284,7 +284,7 @@ class Transport:
         raise failure
 
     def _origin(self, parts: SplitResult) -> tuple[tuple[str, str, int], str]:
-        """Scheme, host and port of a URL, and its Host header; taken apart once for each."""
+        """Return scheme, host and port of a URL, and its Host header. Parsed once per URL."""
         known = self._origins.get((parts.scheme, parts.netloc))
         if known is None:
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -327,7 +327,7 @@ class Transport:
         raise failure
 
     def _keep(self, connection: Connection) -> None:
-        if connection.pool is not self._idle:  # closed meanwhile: nobody would close this one
+        if connection.pool is not self._idle:  # close() ran in the meantime: it would stay open for ever
             connection.close()
             return
         kept = self._idle.setdefault(connection.origin, [])
@@ -344,17 +344,17 @@ class Transport:
     def _proxy_for(self, host: str, port: int) -> str | None:
         if not self._settings.proxy:
             return None
-        from .proxy import proxy_for  # not where there is none
+        from .proxy import proxy_for  # loaded only with a proxy
 
         return proxy_for(self._settings, host, port)
 
     def tls_context(self) -> ssl.SSLContext:
-        """What TLS trusts.
+        """Return the TLS context with the trusted certificate authorities.
 
         Raises
         ------
         ConfigurationError
-            A bundle of authorities cannot be used.
+            A bundle of certificate authorities cannot be loaded.
         """
         with self._tls_lock:
             if self._tls is None:
@@ -363,7 +363,7 @@ class Transport:
 
 
 def host_header(url: str) -> str:
-    """The Host header of a URL: the port only where it is not the scheme's own, as SigV4 signs it."""
+    """Return the Host header of a URL, with the port only if it is not the default, as SigV4 requires."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     standard = {"https": 443, "http": 80}[parts.scheme]
@@ -371,14 +371,14 @@ def host_header(url: str) -> str:
 
 
 def _is_broken(error: Exception) -> bool:
-    """Whether the other side has closed or reset the connection."""
+    """Return whether the other side closed or reset the connection."""
     return isinstance(error, OSError) and not isinstance(error, TimeoutError)
 
 
 def _failure(error: Exception, service: str, deadline: Deadline) -> Exception:
-    """What an error of a request means to who asked."""
+    """Return the exception of this package for an error of a request."""
     if isinstance(error, TimeoutError | DeadlineExceeded):
-        return NoAnswer(f"no whole answer within {deadline.seconds:.3g} s", timed_out=True)
+        return NoAnswer(f"no complete answer within {deadline.seconds:.3g} s", timed_out=True)
     if isinstance(error, OSError):
         return NoAnswer(f"the connection broke ({reason(error)})")
     if isinstance(error, ValueError):
@@ -387,12 +387,12 @@ def _failure(error: Exception, service: str, deadline: Deadline) -> Exception:
 
 
 def _no_connection(error: BaseException, service: str, deadline: Deadline, proxied: bool) -> Exception:
-    """What an error of connecting means to who asked."""
+    """Return the exception of this package for an error of connecting."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return CerberusUnavailable(
-            f"the certificate of {service} is not trusted ({error.verify_message}): check the URL, and for a private "
-            f"authority set REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE to a file with its certificate and the public ones, which "
-            f"that file replaces, for AWS too"
+            f"The certificate of {service} is not trusted ({error.verify_message}). Check the URL. For a private certificate "
+            f"authority, set REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE to a file with its certificate and the public ones: the file "
+            f"replaces the public authorities, for AWS too."
         )
     if isinstance(error, TimeoutError | DeadlineExceeded):
         why = f" ({error.strerror})" if isinstance(error, TimeoutError) and error.strerror else ""

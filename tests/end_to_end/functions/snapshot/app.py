@@ -39,5 +39,5 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
         "before": token_before,
         "token": auth.token(),
         "secret": secret,
-        "jitter": auth.service.tokens.early,
+        "jitter": auth.service.tokens.jitter,
     }

@@ -1,4 +1,4 @@
-"""The two lanes to AWS: the same results and the same errors, by hand and by botocore."""
+"""The two AWS clients: the same results and the same errors, by hand and by botocore."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from local_stack.certificates import CertificateAuthority
 from local_stack.stack import ROLE, LocalStack, decrypt_statement
 
 REGION = "us-west-2"
-LANES = ("signed", "sdk")
+CLIENTS = ("signed", "sdk")
 OF_ITSELF = {
     "Effect": "Allow",
     "Action": "lambda:GetFunctionConfiguration",
@@ -53,7 +53,7 @@ ALWAYS = None
 
 
 class Bench:
-    """Makes each call by each lane, and counts what reached AWS."""
+    """Makes each call with each client, and counts what reached AWS."""
 
     def __init__(self, function: Function) -> None:
         self.function = function
@@ -68,9 +68,9 @@ class Bench:
         stack.aws.create_function("web", ROLE)
         stack.aws.calls.clear()
 
-    def outcome(self, lane: str, operation: str) -> tuple[Any, int]:
-        """What the lane makes of the call: the result, or the error's class and text; and how many calls arrived."""
-        self.function.configure(CERBERUS_AWS_CLIENT=lane)
+    def outcome(self, aws_client: str, operation: str) -> tuple[Any, int]:
+        """What the client makes of the call: the result, or the error's class and text; and how many calls arrived."""
+        self.function.configure(CERBERUS_AWS_CLIENT=aws_client)
         chosen = self.function.settings()
         transport = Transport(chosen)
         before = len(self.function.stack.aws.calls)
@@ -103,15 +103,15 @@ SERVICES = {"decrypt": "kms", "caller_identity": "sts", "function_role": "lambda
 OPERATIONS = pytest.mark.parametrize("operation", list(SERVICES))
 
 
-def test_both_lanes_give_the_same_results(bench: Bench) -> None:
+def test_both_clients_give_the_same_results(bench: Bench) -> None:
     results = {
         "decrypt": (PLAINTEXT, bench.key_arn),
         "caller_identity": "arn:aws:sts::111111111111:assumed-role/orders/function",
         "function_role": ROLE,
     }
     for operation, result in results.items():
-        for lane in LANES:
-            assert bench.outcome(lane, operation) == (result, 1), lane
+        for aws_client in CLIENTS:
+            assert bench.outcome(aws_client, operation) == (result, 1), aws_client
 
 
 def no_policy(bench: Bench) -> None:
@@ -155,9 +155,9 @@ class Refusal:
         )
     ],
 )
-def test_both_lanes_tell_the_same_refusal(bench: Bench, row: Refusal) -> None:
+def test_both_clients_tell_the_same_refusal(bench: Bench, row: Refusal) -> None:
     row.arrange(bench)
-    by_hand, by_botocore = (bench.outcome(lane, row.operation) for lane in LANES)
+    by_hand, by_botocore = (bench.outcome(aws_client, row.operation) for aws_client in CLIENTS)
     assert by_hand == by_botocore
     (kind, _, code, _), calls = by_hand
     assert (kind, code, calls) == (AwsRefusal, row.code, 1)
@@ -172,25 +172,25 @@ def test_both_lanes_tell_the_same_refusal(bench: Bench, row: Refusal) -> None:
         ("AWS_SESSION_TOKEN", {"UnrecognizedClientException", "InvalidClientTokenId"}),
     ],
 )
-def test_both_lanes_tell_credentials_that_aws_does_not_take(
+def test_both_clients_tell_credentials_that_aws_does_not_take(
     bench: Bench, operation: str, wrong: str, codes: set[str]
 ) -> None:
     if wrong == "expired":
         bench.function.become(ROLE, duration_seconds=0)
     else:
         bench.function.configure(**{wrong: "none-that-was-ever-given-out"})
-    outcomes: list[Any] = [bench.outcome(lane, operation) for lane in LANES]
+    outcomes: list[Any] = [bench.outcome(aws_client, operation) for aws_client in CLIENTS]
     for (kind, service, code, _), calls in outcomes:
         assert (kind, service.split()[0].lower(), calls) == (AwsRefusal, SERVICES[operation], 1)
         assert code in codes
     assert outcomes[0][0][2] == outcomes[1][0][2]
 
 
-def throttle(bench: Bench, lane: str, operation: str) -> None:
+def throttle(bench: Bench, aws_client: str, operation: str) -> None:
     """Answer as the service throttles; STS in the form that was asked for."""
     aws = bench.function.stack.aws
     aws.server.faults.clear()
-    if (lane, operation) == ("signed", "caller_identity"):
+    if (aws_client, operation) == ("signed", "caller_identity"):
         refusal = {"Error": {"Type": "Sender", "Code": "Throttling", "Message": "Rate exceeded"}}
         fault = Fault.status(400, json.dumps(refusal).encode(), {"Content-Type": "application/json"})
         aws.server.faults.add(fault, times=ALWAYS)
@@ -199,7 +199,7 @@ def throttle(bench: Bench, lane: str, operation: str) -> None:
 
 
 def fail_by(fault: Fault) -> Callable[[Bench, str, str], None]:
-    def fail(bench: Bench, lane: str, operation: str) -> None:
+    def fail(bench: Bench, aws_client: str, operation: str) -> None:
         bench.function.stack.aws.server.faults.clear()
         bench.function.stack.aws.server.faults.add(fault, times=ALWAYS)
 
@@ -215,13 +215,13 @@ def fail_by(fault: Fault) -> Callable[[Bench, str, str], None]:
         pytest.param(fail_by(Fault.status(503)), id="empty-503"),
     ],
 )
-def test_both_lanes_try_three_times_what_may_pass(
+def test_both_clients_try_three_times_what_may_pass(
     bench: Bench, operation: str, fail: Callable[[Bench, str, str], None]
 ) -> None:
     outcomes: list[Any] = []
-    for lane in LANES:
-        fail(bench, lane, operation)
-        outcomes.append(bench.outcome(lane, operation))
+    for aws_client in CLIENTS:
+        fail(bench, aws_client, operation)
+        outcomes.append(bench.outcome(aws_client, operation))
     assert outcomes[0] == outcomes[1]
     (kind, text), calls = outcomes[0]
     assert (kind, calls) == (CerberusUnavailable, 3)
@@ -229,32 +229,32 @@ def test_both_lanes_try_three_times_what_may_pass(
 
 
 @OPERATIONS
-def test_both_lanes_try_three_times_what_breaks(bench: Bench, operation: str) -> None:
+def test_both_clients_try_three_times_what_breaks(bench: Bench, operation: str) -> None:
     bench.function.stack.aws.server.faults.add(Fault.reset(), times=ALWAYS)
-    for lane in LANES:
-        (kind, text), calls = bench.outcome(lane, operation)
-        assert (lane, kind, calls) == (lane, CerberusUnavailable, 3)
+    for aws_client in CLIENTS:
+        (kind, text), calls = bench.outcome(aws_client, operation)
+        assert (aws_client, kind, calls) == (aws_client, CerberusUnavailable, 3)
         assert "attempt 3 of 3" in text
 
 
 @OPERATIONS
-def test_both_lanes_tell_a_connection_that_is_refused(bench: Bench, operation: str) -> None:
+def test_both_clients_tell_a_connection_that_is_refused(bench: Bench, operation: str) -> None:
     bench.function.configure(AWS_ENDPOINT_URL=closed_port())
     texts = []
-    for lane in LANES:
-        (kind, text), _ = bench.outcome(lane, operation)
+    for aws_client in CLIENTS:
+        (kind, text), _ = bench.outcome(aws_client, operation)
         assert kind is CerberusUnavailable
         texts.append(re.sub(r"no connection \([^)]*\)", "no connection", text))  # each library's word for it
     assert texts[0] == texts[1]
 
 
 @OPERATIONS
-def test_both_lanes_give_up_a_call_that_hangs(bench: Bench, operation: str) -> None:
+def test_both_clients_give_up_a_call_that_hangs(bench: Bench, operation: str) -> None:
     bench.function.stack.aws.server.faults.add(Fault.hang(), times=ALWAYS)
     bench.function.configure(CERBERUS_READ_TIMEOUT="0.4", CERBERUS_MAX_ATTEMPTS="2")
-    for lane in LANES:
-        (kind, text), calls = bench.outcome(lane, operation)
-        assert (lane, kind, calls) == (lane, CerberusUnavailable, 2)
+    for aws_client in CLIENTS:
+        (kind, text), calls = bench.outcome(aws_client, operation)
+        assert (aws_client, kind, calls) == (aws_client, CerberusUnavailable, 2)
         assert "attempt 2 of 2" in text
 
 
@@ -269,50 +269,50 @@ def test_both_lanes_give_up_a_call_that_hangs(bench: Bench, operation: str) -> N
         pytest.param(Fault.status(200, b'{"Plaintext": 5, "Arn": 5, "Role": 5}'), id="numbers"),
     ],
 )
-def test_both_lanes_refuse_what_is_no_answer_of_aws(bench: Bench, operation: str, fault: Fault) -> None:
+def test_both_clients_refuse_what_is_no_answer_of_aws(bench: Bench, operation: str, fault: Fault) -> None:
     bench.function.stack.aws.server.faults.add(fault, times=ALWAYS)
-    for lane in LANES:
-        (kind, *_), calls = bench.outcome(lane, operation)
-        assert (lane, kind, calls) == (lane, InvalidResponse, 1)
+    for aws_client in CLIENTS:
+        (kind, *_), calls = bench.outcome(aws_client, operation)
+        assert (aws_client, kind, calls) == (aws_client, InvalidResponse, 1)
 
 
 @OPERATIONS
-def test_neither_lane_takes_half_an_answer(bench: Bench, operation: str) -> None:
+def test_neither_client_takes_half_an_answer(bench: Bench, operation: str) -> None:
     bench.function.stack.aws.server.faults.add(Fault.half_body(), times=ALWAYS)
-    for lane in LANES:
-        (kind, text), calls = bench.outcome(lane, operation)
-        assert (lane, kind, calls) == (lane, CerberusUnavailable, 3)
+    for aws_client in CLIENTS:
+        (kind, text), calls = bench.outcome(aws_client, operation)
+        assert (aws_client, kind, calls) == (aws_client, CerberusUnavailable, 3)
         assert "closed before the answer was complete" in text
 
 
 @OPERATIONS
-def test_both_lanes_bound_the_time_of_an_answer_that_drips(bench: Bench, operation: str) -> None:
+def test_both_clients_bound_the_time_of_an_answer_that_drips(bench: Bench, operation: str) -> None:
     bench.function.configure(CERBERUS_READ_TIMEOUT="0.5", CERBERUS_MAX_ATTEMPTS="1")
     bench.function.stack.aws.server.faults.add(Fault.drip_body(0.2), times=ALWAYS)
-    for lane in LANES:
+    for aws_client in CLIENTS:
         since = time.monotonic()
-        (kind, text), _ = bench.outcome(lane, operation)
-        assert (lane, kind) == (lane, CerberusUnavailable)
-        assert "no whole answer within 0.5 s" in text
+        (kind, text), _ = bench.outcome(aws_client, operation)
+        assert (aws_client, kind) == (aws_client, CerberusUnavailable)
+        assert "no complete answer within 0.5 s" in text
         assert time.monotonic() - since < 10
 
 
 @OPERATIONS
-def test_both_lanes_bound_the_size_of_an_answer(bench: Bench, operation: str) -> None:
+def test_both_clients_bound_the_size_of_an_answer(bench: Bench, operation: str) -> None:
     bench.function.stack.aws.server.faults.add(Fault.status(200, b" " * (3 << 20)), times=ALWAYS)
-    for lane in LANES:
-        (kind, text), calls = bench.outcome(lane, operation)
-        assert (lane, kind, calls) == (lane, InvalidResponse, 1)
+    for aws_client in CLIENTS:
+        (kind, text), calls = bench.outcome(aws_client, operation)
+        assert (aws_client, kind, calls) == (aws_client, InvalidResponse, 1)
         assert "returned more than 1048576 bytes" in text
 
 
 @OPERATIONS
-def test_both_lanes_bound_the_depth_of_an_answer(bench: Bench, operation: str) -> None:
+def test_both_clients_bound_the_depth_of_an_answer(bench: Bench, operation: str) -> None:
     document = b'{"Plaintext": ' + b"[" * 5000 + b"]" * 5000 + b"}"
     bench.function.stack.aws.server.faults.add(Fault.status(200, document), times=ALWAYS)
-    for lane in LANES:
-        (kind, *_), calls = bench.outcome(lane, operation)
-        assert (lane, kind, calls) == (lane, InvalidResponse, 1)
+    for aws_client in CLIENTS:
+        (kind, *_), calls = bench.outcome(aws_client, operation)
+        assert (aws_client, kind, calls) == (aws_client, InvalidResponse, 1)
 
 
 HOSTILE_CODES = [
@@ -326,45 +326,45 @@ HOSTILE_CODES = [
 
 
 @pytest.mark.parametrize("code", HOSTILE_CODES)
-def test_neither_lane_quotes_a_code_that_is_none(bench: Bench, code: str) -> None:
+def test_neither_client_quotes_a_code_that_is_none(bench: Bench, code: str) -> None:
     body = json.dumps({"__type": code, "message": "no"}).encode()
     headers = {"Content-Type": "application/x-amz-json-1.1"}
     bench.function.stack.aws.server.faults.add(Fault.status(400, body, headers), times=ALWAYS)
-    for lane in LANES:
-        (kind, _, shown, _), calls = bench.outcome(lane, "decrypt")
-        assert (lane, kind, shown, calls) == (lane, AwsRefusal, "unknown", 1)
+    for aws_client in CLIENTS:
+        (kind, _, shown, _), calls = bench.outcome(aws_client, "decrypt")
+        assert (aws_client, kind, shown, calls) == (aws_client, AwsRefusal, "unknown", 1)
 
 
-def test_both_lanes_wait_as_long_as_a_service_wants(bench: Bench) -> None:
+def test_both_clients_wait_as_long_as_a_service_wants(bench: Bench) -> None:
     bench.function.configure(CERBERUS_MAX_ATTEMPTS="1")
     bench.function.stack.aws.server.faults.add(Fault.status(503, b"", {"Retry-After": "7"}), times=ALWAYS)
-    for lane in LANES:
-        bench.function.configure(CERBERUS_AWS_CLIENT=lane)
+    for aws_client in CLIENTS:
+        bench.function.configure(CERBERUS_AWS_CLIENT=aws_client)
         chosen = bench.function.settings()
         transport = Transport(chosen)
         with pytest.raises(CerberusUnavailable) as raised:
             connect(chosen, transport).caller_identity(REGION, Deadline(10))
-        assert (lane, raised.value.status, raised.value.retry_after) == (lane, 503, 7)
+        assert (aws_client, raised.value.status, raised.value.retry_after) == (aws_client, 503, 7)
         transport.close()
 
 
 @OPERATIONS
-def test_both_lanes_trust_no_other_authority(bench: Bench, operation: str, tmp_path: Path) -> None:
+def test_both_clients_trust_no_other_authority(bench: Bench, operation: str, tmp_path: Path) -> None:
     other = str(CertificateAuthority(tmp_path).bundle)
     bench.function.configure(AWS_CA_BUNDLE=other, REQUESTS_CA_BUNDLE=other)
-    for lane in LANES:
-        (kind, text), calls = bench.outcome(lane, operation)
-        assert (lane, kind, calls) == (lane, CerberusUnavailable, 0)
+    for aws_client in CLIENTS:
+        (kind, text), calls = bench.outcome(aws_client, operation)
+        assert (aws_client, kind, calls) == (aws_client, CerberusUnavailable, 0)
         assert "is not trusted" in text
         assert "AWS_CA_BUNDLE" in text
 
 
 @OPERATIONS
-def test_both_lanes_tell_that_there_are_no_credentials(bench: Bench, operation: str) -> None:
+def test_both_clients_tell_that_there_are_no_credentials(bench: Bench, operation: str) -> None:
     without_keys(bench.function)
-    for lane in LANES:
-        (kind, text), calls = bench.outcome(lane, operation)
-        assert (lane, kind, calls) == (lane, ConfigurationError, 0)
+    for aws_client in CLIENTS:
+        (kind, text), calls = bench.outcome(aws_client, operation)
+        assert (aws_client, kind, calls) == (aws_client, ConfigurationError, 0)
         assert "credentials" in text
 
 
@@ -375,9 +375,9 @@ def without_keys(function: Function) -> None:
 # Whole authentications
 
 
-@pytest.mark.parametrize("lane", LANES)
-def test_a_lane_authenticates_discovers_and_renews(function: Function, lane: str) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_IAM_ROLE_ARN=None)
+@pytest.mark.parametrize("aws_client", CLIENTS)
+def test_a_client_authenticates_discovers_and_renews(function: Function, aws_client: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=aws_client, CERBERUS_IAM_ROLE_ARN=None)
     auth = function.auth()
     assert auth.token()
     auth.invalidate()
@@ -387,9 +387,9 @@ def test_a_lane_authenticates_discovers_and_renews(function: Function, lane: str
     assert function.stack.aws.count("sts", "GetCallerIdentity") == 1
 
 
-@pytest.mark.parametrize("lane", LANES)
-def test_a_lane_authenticates_by_sts(function: Function, lane: str) -> None:
-    function.configure(CERBERUS_AWS_CLIENT=lane, CERBERUS_AUTH_METHOD="sts")
+@pytest.mark.parametrize("aws_client", CLIENTS)
+def test_a_client_authenticates_by_sts(function: Function, aws_client: str) -> None:
+    function.configure(CERBERUS_AWS_CLIENT=aws_client, CERBERUS_AUTH_METHOD="sts")
     assert function.auth().token()
     assert (function.authentications, function.decryptions) == (1, 0)
 
@@ -428,24 +428,24 @@ def expire_before_discovery(function: Function) -> None:
         (expire_before_discovery, ConfigurationError),
     ],
 )
-def test_a_failed_authentication_says_the_same_by_either_lane(
+def test_a_failed_authentication_says_the_same_by_either_client(
     function: Function, arrange: Callable[[Function], None], error: type[CerberusError]
 ) -> None:
     function.configure(CERBERUS_AUTH_METHOD="kms")
     arrange(function)
     failures = []
-    for lane in LANES:
-        function.configure(CERBERUS_AWS_CLIENT=lane)
+    for aws_client in CLIENTS:
+        function.configure(CERBERUS_AWS_CLIENT=aws_client)
         failures.append(function.failure(function.auth().token))
     assert type(failures[0]) is error
     assert failures[0] == failures[1]
 
 
-# Which lane
+# Which client
 
 
 @pytest.mark.parametrize(
-    ("variables", "lane"),
+    ("variables", "aws_client"),
     [
         ({}, "SignedAws"),
         ({"AWS_USE_FIPS_ENDPOINT": "false"}, "SignedAws"),
@@ -460,13 +460,13 @@ def test_a_failed_authentication_says_the_same_by_either_lane(
         ({"CERBERUS_AWS_CLIENT": "SDK"}, "SdkAws"),
     ],
 )
-def test_the_environment_chooses_the_lane(
-    function: Function, tmp_path: Path, variables: dict[str, str | None], lane: str
+def test_the_environment_chooses_the_client(
+    function: Function, tmp_path: Path, variables: dict[str, str | None], aws_client: str
 ) -> None:
     (tmp_path / "config").write_text("[profile web]\nregion = us-west-2\n")
     function.configure(**variables)
     chosen = function.settings()
-    assert type(connect(chosen, Transport(chosen))).__name__ == lane
+    assert type(connect(chosen, Transport(chosen))).__name__ == aws_client
 
 
 def test_a_profile_authenticates(function: Function, tmp_path: Path) -> None:
