@@ -3,7 +3,7 @@
 - All records share one token. The cache keeps the secret for five minutes.
 - Powertools' batch processor returns only the failed orders to the queue.
 - If Cerberus rejects the token, the next read authenticates again, and no record is lost.
-- Without a token, the middleware returns the whole batch to the queue before the function processes a record.
+- In an outage, the function continues with the cached secret. Without one, the middleware postpones the whole batch.
 - The middleware records metrics about authentications.
 """
 

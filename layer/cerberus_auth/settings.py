@@ -338,7 +338,12 @@ class Settings:
         ):
             matched = _PRINCIPAL.fullmatch(arn)
             if matched is None or (name == "CERBERUS_ASSUME_ROLE_ARN" and ":role/" not in arn):
-                problems.append(f"{name} must be a role ARN, arn:aws:iam::<account>:role/<name>, not {arn[:100]!r}.")
+                is_of_sam = name == "CERBERUS_IAM_ROLE_ARN" and (":lambda:" in arn or ":" not in arn)
+                problems.append(
+                    f"{name} must be a role ARN, arn:aws:iam::<account>:role/<name>, not {arn[:100]!r}."
+                    + " sam local does not resolve !GetAtt and !Ref of a role. Run CERBERUS_IAM_ROLE_ARN= sam local invoke."
+                    * is_of_sam
+                )
             elif matched[1] not in _PARTITIONS:
                 problems.append(f"{name} is in partition {matched[1]}. Cerberus supports only aws and aws-cn.")
             elif self.region and matched[1] != home:

@@ -90,7 +90,15 @@ def test_it_renews_at_each_invocation_with_the_time_it_has(api: ExtensionsApi, r
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault.reset(), Fault.half_body(), Fault.status(500), Fault.status(200, b"[]"), Fault.empty()]
+    "fault",
+    [
+        Fault.reset(),
+        Fault.half_body(),
+        Fault.status(500),
+        Fault.status(200, b"[]"),
+        Fault.status(200, b'{"deadlineMs": "soon"}'),
+        Fault.empty(),
+    ],
 )
 def test_a_failed_next_is_followed_by_another(api: ExtensionsApi, renewals: Renewals, fault: Fault) -> None:
     assert extension.start(renewals.renew, renewals.ended.set)
@@ -106,6 +114,20 @@ def test_after_several_failures_in_a_row_renewals_are_in_line(api: ExtensionsApi
     api.server.faults.add(Fault.reset(), is_next, times=None)
     assert extension.start(renewals.renew, renewals.ended.set)
     assert renewals.ended.wait(20)
+
+
+def test_the_next_invocation_can_take_its_time(
+    api: ExtensionsApi, renewals: Renewals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert extension.start(renewals.renew, renewals.ended.set)
+    monkeypatch.setattr(extension, "_CALL_SECONDS", 0.2)
+    api.events.put(10)
+    renewals.seconds()
+    time.sleep(0.5)
+    assert not renewals.ended.is_set()
+    api.events.put(20)
+    renewals.seconds()
+    assert api.asked <= 3  # it still waits for the answer to the third
 
 
 @pytest.mark.parametrize("status", [403, 404])

@@ -15,6 +15,7 @@ import pytest
 from aws_lambda_powertools import Metrics
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.batch.exceptions import BatchProcessingError
+from aws_lambda_powertools.utilities.data_classes import SQSEvent, event_source
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError, TransformParameterError
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -49,6 +50,17 @@ class Context:
 
     def get_remaining_time_in_millis(self) -> int:
         return int(1000 * self.seconds)
+
+
+class Invocation(Context):
+    """A context whose time passes."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self._ends = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(1000 * (self._ends - time.monotonic()))
 
 
 class Queue:
@@ -716,6 +728,42 @@ class TestMiddleware:
             with pytest.raises(CerberusUnavailable):
                 handler(queue.event(1), Context())
             assert queue.visibilities == ([] if seconds < 1 else [60])
+
+    def test_a_batch_in_the_data_class_of_powertools_is_a_batch(
+        self, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        queue = Queue(function.stack, 1)
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": [queue.statement()]})
+        function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
+
+        @event_source(data_class=SQSEvent)
+        @middleware.client
+        def handler(event: SQSEvent, context: Any, cerberus: CerberusClient) -> None:
+            raise AssertionError("there is no token")
+
+        decorated: Any = handler
+        with pytest.raises(CerberusUnavailable):
+            decorated(queue.event(1), Context())
+        assert queue.visibilities == [60]
+
+    @pytest.mark.parametrize("reads", [False, True])
+    def test_calls_for_a_batch_leave_time_to_postpone_it(
+        self, reads: bool, function: Function, middleware: CerberusMiddleware
+    ) -> None:
+        queue = Queue(function.stack, 1)
+        allowed = [decrypt_statement(), queue.statement()]
+        function.stack.aws.put_role_policy(ROLE_ARN, {"Version": "2012-10-17", "Statement": allowed})
+        if reads:
+            middleware.auth.token()
+        function.stack.cerberus.server.faults.add(Fault.hang(), times=None)
+
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> None:
+            cerberus.read(SECRET_PATH)
+
+        with pytest.raises(DeadlineExceeded):
+            handler(queue.event(1), Invocation(3))  # the default timeout of AWS SAM
+        assert queue.visibilities == [60]
 
     def test_what_happened_is_kept_without_secrets(self, function: Function, middleware: CerberusMiddleware) -> None:
         for _ in range(20):

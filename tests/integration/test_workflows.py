@@ -58,6 +58,43 @@ def test_a_release_publishes_the_archives_that_it_built() -> None:
     assert "--build dist/layers" in command
 
 
+@pytest.mark.parametrize(
+    ("variables", "sharing"),
+    [
+        ({"ORGANIZATION": "o-a1b2c3d4e5"}, "--organization o-a1b2c3d4e5"),
+        ({"PUBLIC": "1"}, "--public"),
+        ({}, None),
+        ({"PUBLIC": "0"}, None),
+        ({"PUBLIC": "1", "ORGANIZATION": "o-a1b2c3d4e5"}, None),
+    ],
+    ids=str,
+)
+def test_a_release_makes_the_layers_public_only_if_told_to(
+    variables: dict[str, str], sharing: str | None, tmp_path: Path
+) -> None:
+    release = ROOT / ".github/workflows/release.yml"
+    (step,) = [step for step in steps(release) if "layer/publish.py" in step.get("run", "")]
+    for name in ("make", ".venv/bin/python"):
+        stub = tmp_path / name
+        stub.parent.mkdir(parents=True, exist_ok=True)
+        stub.write_text('#!/bin/sh\necho "$0 $*" >> calls\n')
+        stub.chmod(0o755)
+    given = {name: "" for name in step["env"]} | {"REGIONS": "us-west-2"} | variables
+    environment = {**given, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    # GitHub runs a script as `bash -e` unless the workflow says otherwise.
+    ran = subprocess.run(
+        ["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=10
+    )
+    calls = (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
+    if sharing is None:
+        assert ran.returncode
+        assert "Set one variable of the environment aws: ORGANIZATION" in ran.stdout
+        assert calls == ""
+    else:
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert calls.rstrip().endswith(f"--output published.json {sharing}")
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_its_scripts_are_shell(workflow: Path) -> None:
     bash = shutil.which("bash")

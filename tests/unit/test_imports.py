@@ -84,6 +84,11 @@ def test_the_middleware_for_powertools_does_without_boto3() -> None:
     assert "boto3" not in loaded_by(code)
 
 
+def test_the_extension_does_without_http_client() -> None:
+    code = f"import sys; sys.path[1:1] = {sys.path!r}\nimport cerberus_auth.lifecycle.extension"
+    assert not loaded_by(code) & {"http", "email"}
+
+
 def test_snapstart_without_its_hooks_warns_once_and_works() -> None:
     """An image with a runtime client that is not AWS's lacks the package, and the package alone would only hide that."""
     code = """

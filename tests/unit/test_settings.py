@@ -65,6 +65,12 @@ def test_an_endpoint_of_a_service_goes_before_that_of_all() -> None:
         ({"AWS_ENDPOINT_URL_KMS": "http://kms.example.com"}, "AWS_ENDPOINT_URL_KMS must use https"),
         ({"CERBERUS_IAM_ROLE_ARN": "web"}, "must be a role ARN"),
         ({"CERBERUS_IAM_ROLE_ARN": "arn:aws:iam::1111:role/web"}, "must be a role ARN"),
+        # What sam local makes of !GetAtt OrdersFunctionRole.Arn, and of !Ref OrdersFunctionRole.
+        (
+            {"CERBERUS_IAM_ROLE_ARN": "arn:aws:lambda:us-east-1:123456789012:function:OrdersFunctionRole"},
+            "sam local does not resolve !GetAtt and !Ref of a role. Run CERBERUS_IAM_ROLE_ARN= sam local invoke.",
+        ),
+        ({"CERBERUS_IAM_ROLE_ARN": "OrdersFunctionRole"}, "Run CERBERUS_IAM_ROLE_ARN= sam local invoke."),
         ({"CERBERUS_IAM_ROLE_ARN": "arn:aws-us-gov:iam::111111111111:role/web"}, "supports only aws and aws-cn"),
         ({"CERBERUS_AUTH_METHOD": "ldap"}, "CERBERUS_AUTH_METHOD must be kms, sts or auto"),
         ({"CERBERUS_PREFETCH": "always"}, "CERBERUS_PREFETCH must be init, off, or secret paths"),

@@ -6,14 +6,17 @@ Lambda accepts registrations only during initialisation (Developer Guide, "Lambd
 
 from __future__ import annotations
 
-import http.client
-import json
 import logging
 import os
 import threading
 import time
 
 from ..deadline import Deadline
+from ..errors import CerberusError
+from ..http.connection import Connection, Names
+from ..http.message import Answer, request_head
+from ..http.retry import NoAnswer
+from ..http.transport import MAX_BODY_BYTES, json_object
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 
 _NAME = "cerberus-auth"
 _VERSION = "/2020-01-01/extension"
-_REGISTER_SECONDS = 1.0
+_CALL_SECONDS = 1.0  # for a connection, and for the response to a registration
+_NEXT_SECONDS = 7 * 86400.0  # for the response to Next, which arrives with the next invocation
 _READY_SECONDS = 8.0  # Lambda limits initialisation to 10 s
 _SPARE_SECONDS = 0.3  # Lambda stops the container if an extension is still busy at the invocation's deadline
 _GAPS = 1.5  # renew what becomes due within this many gaps between invocations
@@ -87,18 +91,30 @@ def _guarded(call: Callable[[], object]) -> None:
         _logger.warning("Renewal in the extension failed (%s)", type(error).__name__)
 
 
-def _register(api: str) -> str | None:
-    connection = http.client.HTTPConnection(api, timeout=_REGISTER_SECONDS)
+def _call(
+    api: str, method: str, path: str, headers: dict[str, str], body: bytes | None, seconds: float
+) -> tuple[Answer, bytes] | None:
+    """Send a request on a new connection. Return the response and its body; None if there is no valid one in time."""
     try:
-        body, headers = json.dumps({"events": ["INVOKE"]}), {"Lambda-Extension-Name": _NAME}
-        connection.request("POST", f"{_VERSION}/register", body, {**headers, "Content-Type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        return answer.headers.get("Lambda-Extension-Identifier") if answer.status == 200 else None
-    except (OSError, http.client.HTTPException):
+        host, _, port = api.rpartition(":")
+        connection = Connection(host, int(port), Deadline(_CALL_SECONDS), None, None, Names())
+        try:
+            connection.connect()
+            connection.deadline = Deadline(seconds)
+            head = request_head(method, f"{_VERSION}{path}", {"Host": api, **headers}, body)
+            connection.send(memoryview(head + (body or b"")))
+            answer = Answer(connection.receive, "The Extensions API")
+            return answer, answer.read(MAX_BODY_BYTES)
+        finally:
+            connection.close()
+    except (OSError, ValueError, NoAnswer, CerberusError):
         return None
-    finally:
-        connection.close()
+
+
+def _register(api: str) -> str | None:
+    headers = {"Lambda-Extension-Name": _NAME, "Content-Type": "application/json"}
+    called = _call(api, "POST", "/register", headers, b'{"events": ["INVOKE"]}', _CALL_SECONDS)
+    return called[0].headers.get("lambda-extension-identifier") if called and called[0].status == 200 else None
 
 
 def _serve(
@@ -110,32 +126,24 @@ def _serve(
 ) -> None:
     if ready is not None:
         _guarded(lambda: ready(_READY_SECONDS))
-    connection = http.client.HTTPConnection(api, timeout=None)  # the response arrives with the next invocation
     last, gap = time.time(), 0.0  # the wall clock, because a frozen container stops the monotonic one
     failures = 0
     while failures < _FAILURES:
         if failures:
-            connection.close()  # the next request reconnects
             time.sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
-        try:
-            connection.request("GET", f"{_VERSION}/event/next", headers={"Lambda-Extension-Identifier": identifier})
-            answer = connection.getresponse()
-            content = answer.read()
-            if 400 <= answer.status < 500:
-                break
-            ends = float(json.loads(content).get("deadlineMs", 0)) / 1000
-        except (OSError, http.client.HTTPException, ValueError, TypeError, AttributeError):
-            failures += 1
-            continue
-        if answer.status != 200:
+        called = _call(api, "GET", "/event/next", {"Lambda-Extension-Identifier": identifier}, None, _NEXT_SECONDS)
+        if called and 400 <= called[0].status < 500:
+            break
+        event = json_object(called[1]) if called and called[0].status == 200 else None
+        ends = event.get("deadlineMs", 0) if event is not None else None
+        if not isinstance(ends, int | float):
             failures += 1
             continue
         failures = 0
         now = time.time()
         last, gap = now, max(now - last, gap / 2)
-        left = Deadline(ends - now - _SPARE_SECONDS)
+        left = Deadline(ends / 1000 - now - _SPARE_SECONDS)
         ahead = gap * _GAPS
         _guarded(lambda: renew(left, ahead))  # noqa: B023  (called immediately)
-    connection.close()
     ended()
     _logger.warning("The Extensions API sends no more events. Callers renew tokens and secrets from now on")

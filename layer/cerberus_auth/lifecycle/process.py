@@ -81,11 +81,13 @@ class Process:
         member
             The object to inform.
         """
-        self._members.add(member)
+        with self._lock:
+            self._members.add(member)
 
     def members(self) -> list[Member]:
         """Return the registered members that still exist."""
-        return list(self._members)
+        with self._lock:  # a set must not grow while it is copied
+            return list(self._members)
 
     def warn_once(self, message: str, *values: object) -> None:
         """Log a warning once in a process.

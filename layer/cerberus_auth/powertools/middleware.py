@@ -16,6 +16,7 @@ from ..auth import CerberusAuth
 from ..client import CerberusClient
 from ..errors import CerberusError, is_temporary
 from ..lifecycle.process import process
+from .queue import BatchContext, batch_of, postpone
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger, Metrics, Tracer
@@ -129,22 +130,21 @@ class CerberusMiddleware:
     def _decorate(
         self,
         handler: Callable[Concatenate[E, C, P], T],
-        keywords_for: Callable[[C], dict[str, Any]],
+        keywords_for: Callable[[LambdaContext], dict[str, Any]],
         has_fallback: Callable[[], bool],
     ) -> Callable[Concatenate[E, C, ...], T]:
         @functools.wraps(handler)
         def decorated(event: E, context: C, *args: Any, **keywords: Any) -> T:
             began = time.time()
+            calls: LambdaContext = BatchContext(context) if batch_of(event) else context
             try:
-                self._authenticate(began, context, has_fallback())
+                self._authenticate(began, calls, has_fallback())
                 try:
-                    return handler(event, context, *args, **keywords, **keywords_for(context))
+                    return handler(event, context, *args, **keywords, **keywords_for(calls))
                 finally:
                     self._record(began)
             except Exception as error:
                 if _is_outage(error):
-                    from .queue import postpone
-
                     postpone(event, context)
                 raise
 
@@ -195,7 +195,8 @@ class CerberusMiddleware:
 def _is_outage(error: Exception) -> bool:
     """Return whether an outage caused an error of the handler: it, its cause, or the error of a record in the batch."""
     # Powertools' BatchProcessingError has a tuple of class, error and traceback for each record.
-    batch = getattr(error, "child_exceptions", ())
+    batch = getattr(error, "child_exceptions", None)
+    batch = batch if isinstance(batch, list) else []
     records = [each[1] for each in batch if isinstance(each, tuple) and len(each) == 3]
     return any(
         isinstance(each, CerberusError) and is_temporary(each)

@@ -1,4 +1,4 @@
-"""Postpone the messages of an SQS batch while Cerberus is unavailable. Loaded only then, because it loads boto3."""
+"""Postpone the messages of an SQS batch while Cerberus is unavailable. boto3 is loaded only then."""
 
 from __future__ import annotations
 
@@ -12,8 +12,44 @@ FIRST_SECONDS = 60
 LONGEST_SECONDS = 900
 _BATCH_SIZE = 10  # the maximum number of entries in one SQS request
 _RESERVED_SECONDS = 1  # of the invocation's time, left for the caller
+_POSTPONE_SECONDS = 3  # of the invocation's time, left to load boto3 and to postpone a batch
 
 _logger = logging.getLogger("cerberus_auth")
+
+
+class BatchContext:
+    """The context for calls of the package: it ends early, so that the batch can be postponed after the last call.
+
+    It reserves 3 seconds, or a third of the remaining time if that is less.
+
+    Parameters
+    ----------
+    context : LambdaContext
+        The context of the handler.
+    """
+
+    def __init__(self, context: LambdaContext) -> None:
+        self._context = context
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the time that calls of the package can use, in milliseconds."""
+        left = self._context.get_remaining_time_in_millis()
+        return left - min(1000 * _POSTPONE_SECONDS, left // 3)
+
+
+def batch_of(event: Any) -> list[dict[str, Any]]:
+    """Return the records of an SQS batch. Empty for any other event.
+
+    Parameters
+    ----------
+    event : object
+        The event of the handler, also as ``SQSEvent`` of Powertools.
+    """
+    event = getattr(event, "raw_event", event)
+    records = event.get("Records") if isinstance(event, dict) else None
+    if not isinstance(records, list) or not records or not isinstance(records[0], dict):
+        return []
+    return records if records[0].get("eventSource") == "aws:sqs" else []
 
 
 def visibility(receives: int) -> int:
@@ -37,10 +73,10 @@ def postpone(event: Any, context: LambdaContext) -> None:
     context : LambdaContext
         The context of the handler. No request starts in the last second of the invocation.
     """
-    records = event.get("Records") if isinstance(event, dict) else None
-    if not records or records[0].get("eventSource") != "aws:sqs":
+    records = batch_of(event)
+    if not records:
         return
-    arn = records[0].get("eventSourceARN")
+    arn: Any = records[0].get("eventSourceARN")
     try:
         postponed = _postpone_batch(arn, records, context)
     except Exception as error:  # must not hide the error of Cerberus
