@@ -35,7 +35,6 @@ MOST_REQUESTS = 100
 HOUR = 3600.0
 LEASE = 3600.0
 INVOCATIONS = 10  # of each process, in a minute of the hour
-CERBERUS_SECONDS = 0.3
 PROCESS = Path(__file__).with_name("fleet_process.py")
 _DEFAULTS = Settings(url="https://cerberus.example.com", region="us-west-2")
 SCALED = {
@@ -56,6 +55,8 @@ class Plan(NamedTuple):
     factor: float
     minutes: float
     """The length of the run, in minutes of the hour that it stands for."""
+    response_seconds: float
+    """The response time of Cerberus. It is not scaled."""
 
     @property
     def seconds(self) -> float:
@@ -79,10 +80,10 @@ class Plan(NamedTuple):
         return wrapped(
             f"{self.minutes:g} minutes run in {self.seconds:.0f} s, {self.factor:g} times as fast. Scaled: "
             f"{', '.join(times)}, and the time between two invocations of a process (a minute has {INVOCATIONS}). The "
-            f"processes start evenly over the first {SCALED['CERBERUS_MAX_AGE'] / 60:g} minutes. Not scaled: the response time "
-            f"of Cerberus ({CERBERUS_SECONDS} s), the timeouts of requests to Cerberus and the table, the lock of a container "
-            f"(read timeout + 1 s), the wait for a refresh (2 s) and the pauses after failures. Relative to CERBERUS_MAX_AGE, "
-            f"these are {self.factor:g} times as long as in an hour of real time."
+            f"processes start evenly over the first {SCALED['CERBERUS_MAX_AGE'] / 60:g} minutes. Not scaled: the response "
+            f"time of Cerberus ({self.response_seconds:g} s), the timeouts of requests to Cerberus and the table, the lock of "
+            f"a container (read timeout + 1 s), the wait for a refresh (2 s) and the pauses after failures. Relative to "
+            f"CERBERUS_MAX_AGE, these are {self.factor:g} times as long as in an hour of real time."
         )
 
 
@@ -190,7 +191,7 @@ def _services(plan: Plan, sharing: bool) -> Iterator[tuple[LocalStack, dict[str,
         stack.aws.put_role_policy(ROLE, {"Version": "2012-10-17", "Statement": statements})
         stack.cerberus.key_arn(ROLE, stack.region)  # so that the first authentication does not take longer
         stack.cerberus.lease_seconds = round(LEASE / plan.factor)
-        stack.cerberus.answer_after_seconds = CERBERUS_SECONDS
+        stack.cerberus.answer_after_seconds = plan.response_seconds
         respond, paths = stack.cerberus.server.respond, {f"/v1/secret/{path}": path for path in plan.paths}
 
         def stamped(request: Request) -> Response:
@@ -280,11 +281,12 @@ def main(arguments: list[str] | None = None) -> int:
         ("secrets", 5, int, "the number of secrets that each process reads"),
         ("factor", 6, float, "how much faster than real time"),
         ("minutes", 60, float, "the minutes of the hour to run"),
+        ("response-seconds", 0.3, float, "the response time of Cerberus"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
     parser.add_argument("--results", type=Path, help="the folder for the figures")
     given = parser.parse_args(arguments)
-    plan = Plan(given.processes, given.secrets, given.factor, given.minutes)
+    plan = Plan(given.processes, given.secrets, given.factor, given.minutes, given.response_seconds)
     print(plan.explanation(), flush=True)
 
     def progress(text: str) -> None:
