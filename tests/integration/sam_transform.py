@@ -1,4 +1,4 @@
-"""Run in the SAM CLI's environment: reads ``{"template": …, "parameters": …}``, writes what CloudFormation would see."""
+"""Run in the SAM CLI's environment: turns each line ``{"template": …, "parameters": …}`` into what CloudFormation would see."""
 
 import contextlib
 import json
@@ -17,10 +17,14 @@ class NoManagedPolicies:
         return {}
 
 
-asked = json.load(sys.stdin)
-for resource in asked["template"]["Resources"].values():
-    for name in {"CodeUri", "ContentUri"} & set(resource.get("Properties", {})):
-        resource["Properties"][name] = PACKAGED
-with contextlib.redirect_stdout(sys.stderr):
-    translated = transform(asked["template"], asked["parameters"], NoManagedPolicies())
-json.dump(translated, sys.stdout)
+for line in sys.stdin:
+    asked = json.loads(line)
+    for resource in asked["template"]["Resources"].values():
+        for name in {"CodeUri", "ContentUri"} & set(resource.get("Properties", {})):
+            resource["Properties"][name] = PACKAGED
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            translated = transform(asked["template"], asked["parameters"], NoManagedPolicies())
+    except Exception as error:
+        translated = {"error": repr(error)}
+    print(json.dumps(translated), flush=True)

@@ -155,7 +155,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
 def run(block: Block, folder: Path, stack: LocalStack, *command: str) -> subprocess.CompletedProcess[str]:
     """Run the block as the module ``app``, with the environment of a function."""
     (folder / "app.py").write_text(block.text)
-    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "layer"), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "layer")}
     done = subprocess.run(
         [sys.executable, "-W", "error", *command],
         env={**own, **stack.environment(ROLE)},
@@ -232,7 +232,6 @@ def test_a_cdk_app_is_synthesised(block: Block, tmp_path: Path) -> None:
         **os.environ,
         "PATH": f"{node}{os.pathsep}{os.environ['PATH']}",
         "JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(folder / "jsii"),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "CDK_OUTDIR": str(tmp_path / "cdk.out"),
     }
     done = subprocess.run(

@@ -58,7 +58,6 @@ class TestCdk:
             **os.environ,
             "PATH": f"{found[0]}{os.pathsep}{os.environ['PATH']}",
             "JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(CDK / "jsii"),
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
         done = subprocess.run(
             [CDK / "bin" / "python", Path(__file__).with_name("cdk_assertions.py"), tmp_path_factory.mktemp("cdk.out")],

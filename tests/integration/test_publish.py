@@ -190,7 +190,13 @@ def test_make_publish_publishes_what_make_layer_built(environment: dict[str, str
         *("--organization", ORGANIZATION),
     ]
     missing = subprocess.run(
-        ["make", "publish"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["make", "--old-file=layer", "publish"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert missing.returncode != 0
     assert 'make publish REGIONS="us-west-2 eu-west-1"' in missing.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
 import json
@@ -22,19 +23,32 @@ LAYER = "arn:aws:lambda:us-west-2:111111111111:layer:cerberus-auth:{}"
 Template = dict[str, Any]
 
 
-def transformed(template: Template, parameters: Mapping[str, str] | None = None) -> Template:
+@functools.cache
+def transformer() -> subprocess.Popen[str]:
+    """One process for all tests: to import the transform takes longer than to use it. It ends with this process."""
     if not SAM_PYTHON.exists():
         pytest.fail("These tests need what `make setup` makes.", pytrace=False)
-    done = subprocess.run(
+    process = subprocess.Popen(
         [SAM_PYTHON, Path(__file__).with_name("sam_transform.py")],
-        input=json.dumps({"template": template, "parameters": dict(parameters or {})}),
         env={**os.environ, "AWS_DEFAULT_REGION": "us-west-2"},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # errors come as results
         text=True,
-        timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    result: Template = json.loads(done.stdout)
+    atexit.register(process.communicate)
+    atexit.register(process.terminate)
+    return process
+
+
+def transformed(template: Template, parameters: Mapping[str, str] | None = None) -> Template:
+    process = transformer()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps({"template": template, "parameters": dict(parameters or {})}) + "\n")
+    process.stdin.flush()
+    result: Template = json.loads(process.stdout.readline())
+    assert "Resources" in result, result
     return result
 
 

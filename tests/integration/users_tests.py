@@ -16,7 +16,7 @@ def run_users_tests(folder: Path, app: str, tests: str, **environment: str) -> s
     (folder / "app.py").write_text(app)
     (folder / "test_app.py").write_text(textwrap.dedent(tests))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "cerberus_auth.testing.plugin", "-p", "no:cacheprovider"]
-    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(LAYER), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(LAYER)}
     done = subprocess.run(
         [*command, "-W", "error", "-c", os.devnull, "--rootdir", str(folder), str(folder)],
         env={**own, **environment},
