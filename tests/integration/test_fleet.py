@@ -12,7 +12,6 @@ import pytest
 
 from cerberus_auth.testing.http_server import Fault, Request
 from integration.fleet import Fleet, Result, sharing_stack
-from integration.fleet_hour import hour
 from local_stack.stack import ROLE, TABLE, LocalStack, decrypt_statement, share_statement
 
 
@@ -209,12 +208,3 @@ def test_a_process_that_is_killed_leaves_no_lock(stack: LocalStack, tmp_path: Pa
         claimer.kill()
         assert len(tokens(others.release())) == 1
         assert stack.cerberus.authentications == 1
-
-
-def test_an_hour_of_a_fleet_in_time_lapse() -> None:
-    """20 processes, 5 secrets each. ``make simulate`` measures 200."""
-    shared, alone = hour(20, 24), hour(20, 24, shares=False)
-    assert (shared.errors, alone.errors) == ([], [])
-    assert shared.requests <= 100
-    assert alone.authentications >= 20
-    assert alone.reads > 3 * 100

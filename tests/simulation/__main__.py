@@ -11,7 +11,6 @@ from typing import Any
 
 from benchmarks.tables import aligned
 from integration.fleet import Fleet, sharing_stack
-from integration.fleet_hour import hour
 
 from . import report
 from .scenarios import TABLE_DOWN, Scenario, at_once, hours, others, trend
@@ -49,19 +48,6 @@ def _measure(counts: list[int]) -> dict[str, Any]:
     return found
 
 
-def _measure_hour(processes: int, seconds: float) -> dict[str, Any]:
-    """Measure an hour in time-lapse with the table and the key, and without."""
-    found = {}
-    for name, shares in (("shared", True), ("alone", False)):
-        print(f"an hour of {processes} real processes, {name} ... ", end="", file=sys.stderr, flush=True)
-        cost = hour(processes, seconds, shares=shares)
-        if cost.errors:
-            raise RuntimeError(f"{len(cost.errors)} reads failed: {cost.errors[0]}")
-        found[name] = {"authentications": cost.authentications, "reads": cost.reads, "served": cost.served}
-        print("done", file=sys.stderr, flush=True)
-    return {"processes": processes, "seconds": seconds, **found}
-
-
 def main() -> int:
     """Run the simulation and return the exit code: 0, or 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
@@ -74,7 +60,6 @@ def main() -> int:
     bursts = _simulate(trend(given.most))
     found = bursts | _simulate(hours()) | _simulate(others())
     measured = None if given.no_processes else _measure([10, 50, 200])
-    measured_hour = None if given.no_processes else _measure_hour(200, 120)
     targets = {
         f"{name}: authentications {row['authentications']} ≤ {MOST_AUTHENTICATIONS}": row["authentications"]
         <= MOST_AUTHENTICATIONS
@@ -89,17 +74,12 @@ def main() -> int:
     for count, row in (measured or {}).items():
         apart = abs(row["authentications"] - row["model_authentications"])
         targets[f"{count} processes: difference to the model {apart} ≤ 2"] = apart <= 2
-    if measured_hour:
-        requests = measured_hour["shared"]["authentications"] + measured_hour["shared"]["reads"]
-        targets[f"an hour of 200 processes, 5 secrets: requests {requests} ≤ {MOST_REQUESTS}"] = (
-            requests <= MOST_REQUESTS
-        )
-    table = report.table(found, measured, measured_hour)
+    table = report.table(found, measured)
     if given.results is None:
         print(aligned(table))
     else:
         given.results.mkdir(exist_ok=True)
-        figures = {"simulated": found, "measured": measured, "measured_hour": measured_hour}
+        figures = {"simulated": found, "measured": measured}
         (given.results / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
         (given.results / "table.md").write_text(table)
         print(table)

@@ -30,28 +30,9 @@ def figures(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def table(
-    found: dict[str, dict[str, Any]], measured: dict[str, Any] | None, measured_hour: dict[str, Any] | None = None
-) -> str:
+def table(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) -> str:
     """Return the tables in Markdown, with at most 100 columns when aligned."""
-    return "\n".join([*_lines(found, measured), *_hour(measured_hour)]) + "\n"
-
-
-def _hour(measured: dict[str, Any] | None) -> Iterator[str]:
-    if measured is None:
-        return
-    yield from (
-        "",
-        f"An hour of {measured['processes']} real processes that read 5 secrets each, in time-lapse:",
-        f"{measured['seconds']:g} s, with leases and `max_age` scaled down alike.",
-        "",
-        "| | authentications | reads | requests to Cerberus |",
-        "| --- | ---: | ---: | ---: |",
-    )
-    for name, label in (("shared", "with the table and the key"), ("alone", "without")):
-        row = measured[name]
-        total = row["authentications"] + row["reads"]
-        yield f"| {label} | {row['authentications']:,} | {row['reads']:,} | {total:,} |"
+    return "\n".join(_lines(found, measured)) + "\n"
 
 
 def _lines(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) -> Iterator[str]:
