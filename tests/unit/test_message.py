@@ -170,6 +170,12 @@ def test_a_request_has_the_length_of_its_body() -> None:
     assert b"Content-Length" not in request_head("GET", "/", headers, None)
 
 
+@pytest.mark.parametrize("name", ["Content-Length", "content-length"])
+def test_a_length_that_botocore_gives_is_not_sent_twice(name: str) -> None:
+    assert request_head("POST", "/", {name: "2"}, b"{}").lower().count(b"content-length: 2\r\n") == 1
+    assert request_head("POST", "/", {name: "5"}, b"{}").lower().count(b"content-length") == 1
+
+
 @pytest.mark.parametrize("planted", ["a\r\nX-Injected: 1", "a\nb", "a\0b", "é", "\x7f"])
 def test_a_request_carries_no_second_header_and_errors_do_not_quote_it(planted: str) -> None:
     for target, headers in ((f"/{planted}", {}), ("/", {"A": planted}), ("/", {planted: "a"}), ("/a b", {})):
