@@ -386,6 +386,34 @@ def test_looks_are_bounded(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> N
     assert shared.looks == 3
 
 
+def test_a_trial_can_end_while_a_caller_looks_at_it(clock: Clock) -> None:
+    class Yielding(Breaker):
+        """As if another thread ended the trial after each look at it."""
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name == "_trial" and value is not None:
+                self._trial = None
+            return value
+
+    breaker = Yielding()
+    assert breaker.failed(unavailable(), "a", Flight(10))
+    clock.step(1)
+    assert breaker.admit(Flight(10)) is None
+    assert breaker.is_open()
+
+
+def test_a_breaker_that_is_told_to_forget_waits_for_a_decision_under_way() -> None:
+    breaker = Breaker()
+    forgetting = threading.Thread(target=breaker.forget, daemon=True)
+    with breaker._lock:  # as admit() between its look at the error and its use
+        forgetting.start()
+        forgetting.join(0.2)
+        assert forgetting.is_alive()
+    forgetting.join(PATIENCE)
+    assert not forgetting.is_alive()
+
+
 def test_after_a_refusal_the_value_is_gone_for_good(cache: Cache, service: Service, clock: Clock) -> None:
     get(cache, service)
     clock.step(290)
