@@ -649,7 +649,8 @@ class ReauthenticationLimit:
     def record_finished(self) -> None:
         """Record that a caller's authentication, which ``may_authenticate`` allowed, succeeded or failed."""
         with self._lock:
-            self._in_progress -= 1
+            if self._in_progress:  # reset() can have set it to 0 in the meantime
+                self._in_progress -= 1
 
     def record_renewed(self, *, after_401: bool) -> None:
         """Record a new token. After a 401 it inherits the old token's acceptance: the path can have caused the 401."""

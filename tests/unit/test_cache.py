@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cerberus_auth import AccessDenied, CerberusError, CerberusUnavailable, DeadlineExceeded
+from cerberus_auth.auth import ReauthenticationLimit
 from cerberus_auth.caching.breaker import Breaker
 from cerberus_auth.caching.cache import Cache
 from cerberus_auth.caching.flight import Flight
@@ -490,3 +491,15 @@ def test_forgetting_and_a_new_start(cache: Cache, service: Service) -> None:
     assert get(cache, service) == "value-1"
     cache.forget()
     assert get(cache, service) == "value-2"
+
+
+def test_an_authentication_that_ends_after_invalidate_lifts_no_limit() -> None:
+    limit = ReauthenticationLimit()
+    limit.record_accepted("/read")
+    assert limit.may_authenticate("/new", is_trial=False)
+    limit.reset()  # invalidate() in another thread, during the authentication
+    limit.record_finished()
+    limit.record_accepted("/read")
+    assert limit.may_authenticate("/new", is_trial=False)
+    limit.record_finished()
+    assert not limit.may_authenticate("/new", is_trial=False)
