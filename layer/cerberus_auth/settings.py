@@ -422,7 +422,7 @@ class Settings:
         return tuple(getattr(self, name) for name in self.__slots__)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("Settings are immutable")
+        raise AttributeError("Settings are immutable.")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and other._fields() == self._fields()

@@ -128,7 +128,7 @@ class AwsRefusal(Exception):
         self.item = item
 
     def __reduce__(self) -> str:
-        raise TypeError("AwsRefusal cannot be pickled: its message can contain a signature")
+        raise TypeError("AwsRefusal cannot be pickled: its message can contain a signature.")
 
 
 class Credentials:
@@ -142,7 +142,7 @@ class Credentials:
         self.session_token = session_token
 
     def __reduce__(self) -> str:
-        raise TypeError("Credentials cannot be pickled: they are secret")
+        raise TypeError("Credentials cannot be pickled: they are secret.")
 
     def __repr__(self) -> str:
         return f"<Credentials {self.access_key[:4]}***>"
@@ -158,7 +158,7 @@ class Decrypted:
         self.key_arn = key_arn
 
     def __reduce__(self) -> str:
-        raise TypeError("Decrypted cannot be pickled: its plaintext is secret")
+        raise TypeError("Decrypted cannot be pickled: its plaintext is secret.")
 
     def __repr__(self) -> str:
         return f"<Decrypted by {self.key_arn}>"
@@ -193,7 +193,7 @@ def opened(decrypted: Decrypted, key_arn: str) -> bytes:
         KMS used another key.
     """
     if decrypted.key_arn != key_arn:
-        raise InvalidResponse(f"KMS decrypted with another key than {key_arn}. Check AWS_ENDPOINT_URL_KMS")
+        raise InvalidResponse(f"KMS decrypted with another key than {key_arn}. Check AWS_ENDPOINT_URL_KMS.")
     return decrypted.plaintext
 
 
@@ -278,7 +278,7 @@ def credentials_refused(refusal: AwsRefusal) -> ConfigurationError | None:
         return None
     return ConfigurationError(
         f"{refusal.service} rejected the AWS credentials of this environment ({refusal.code}). Check that AWS_ACCESS_KEY_ID, "
-        f"AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN belong to one session that has not expired, and check the system clock"
+        f"AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN belong to one session that has not expired, and check the system clock."
     )
 
 

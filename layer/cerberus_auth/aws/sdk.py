@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _NAMES = {"kms": "KMS", "sts": "STS", "lambda": "Lambda", "dynamodb": "DynamoDB"}
 _ITEM_ACTIONS = {"GetItem": "get_item", "PutItem": "put_item"}
-_NO_CREDENTIALS = "boto3 found no AWS credentials. Check AWS_PROFILE, and run `aws sts get-caller-identity`"
+_NO_CREDENTIALS = "boto3 found no AWS credentials. Check AWS_PROFILE, and run `aws sts get-caller-identity`."
 _UNEXPECTED_JSON = (TypeError, LookupError, AttributeError)  # raised by botocore's parsers, and by _field
 _MAX_CLIENTS = 16  # one for each service, region and access key; access keys rotate
 
@@ -63,7 +63,7 @@ class SdkAws:
         except ImportError:
             raise errors.ConfigurationError(
                 "boto3 is not installed. CERBERUS_AWS_CLIENT=sdk, AWS_PROFILE, FIPS and dual-stack endpoints, and an "
-                "environment without AWS credentials require it. Install boto3, or set the AWS credential variables"
+                "environment without AWS credentials require it. Install boto3, or set the AWS credential variables."
             ) from None
         self._settings = settings
         self._transport = transport
@@ -116,11 +116,11 @@ class SdkAws:
                 frozen = held.get_frozen_credentials() if held is not None else None
         except NoAnswer as failure:
             raise errors.CerberusUnavailable(
-                f"boto3 cannot get AWS credentials: {failure.reason}. Check AWS_PROFILE, and the network path to their source"
+                f"boto3 cannot get AWS credentials: {failure.reason}. Check AWS_PROFILE, and the network path to their source."
             ) from None
         except (BotoCoreError, ClientError, OSError, ValueError, *_UNEXPECTED_JSON) as error:
             raise errors.ConfigurationError(
-                f"boto3 cannot get AWS credentials ({type(error).__name__}). Check AWS_PROFILE and ~/.aws/config"
+                f"boto3 cannot get AWS credentials ({type(error).__name__}). Check AWS_PROFILE and ~/.aws/config."
             ) from None
         if frozen is not None and frozen.access_key and frozen.secret_key:
             return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
@@ -278,14 +278,14 @@ class SdkAws:
         if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
             raise errors.ConfigurationError(
                 f"{name}: the endpoint {parts.scheme}://{parts.hostname} must be https: plain http is for loopback hosts only. "
-                f"Change endpoint_url in ~/.aws/config"
+                f"Change endpoint_url in ~/.aws/config."
             )
         headers = {key: value.decode() if isinstance(value, bytes) else value for key, value in request.headers.items()}
         body: Any = request.body.encode() if isinstance(request.body, str) else request.body
         response = self._transport.once(name, request.method, request.url, deadline, headers=headers, body=body or None)
         if too_deep(response.body):
             raise errors.InvalidResponse(
-                f"{name} returned JSON that is nested too deep. Check the endpoint, and proxies"
+                f"{name} returned JSON that is nested too deep. Check the endpoint, and proxies."
             )
         given: Any = dict(response.headers.items())
         return AWSResponse(request.url, response.status, given, _Body(response.body))
@@ -304,12 +304,12 @@ class _Body:
 
 def _misconfigured(error: Exception) -> errors.ConfigurationError:
     return errors.ConfigurationError(
-        f"boto3 cannot create a client ({type(error).__name__}). Check AWS_PROFILE, ~/.aws/config and the AWS_ variables"
+        f"boto3 cannot create a client ({type(error).__name__}). Check AWS_PROFILE, ~/.aws/config and the AWS_ variables."
     )
 
 
 def _not_aws(name: str, service: str, what: str) -> str:
-    return f"{name} returned a response that is not from AWS ({what}). Check proxies, and AWS_ENDPOINT_URL_{service.upper()}"
+    return f"{name} returned a response that is not from AWS ({what}). Check proxies, and AWS_ENDPOINT_URL_{service.upper()}."
 
 
 class _WithoutDebug(logging.Filter):

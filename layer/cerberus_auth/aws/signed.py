@@ -77,7 +77,7 @@ class SignedAws:
             return self._container.get(region, deadline)
         raise errors.ConfigurationError(
             "The environment has no AWS credentials. Outside Lambda, set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
-            "AWS_SESSION_TOKEN, or set CERBERUS_AWS_CLIENT=sdk to use boto3's credential sources"
+            "AWS_SESSION_TOKEN, or set CERBERUS_AWS_CLIENT=sdk to use boto3's credential sources."
         )
 
     def decrypt(self, ciphertext: str, region: str, deadline: Deadline, *, repeat_timeouts: bool = True) -> Decrypted:
@@ -91,13 +91,14 @@ class SignedAws:
             arn = answer["GetCallerIdentityResponse"]["GetCallerIdentityResult"]["Arn"]
         except (KeyError, TypeError):
             arn = None
-        return _text(arn, "STS returned a caller identity without an ARN. Check AWS_ENDPOINT_URL_STS")
+        return _text(arn, "STS returned a caller identity without an ARN. Check AWS_ENDPOINT_URL_STS.")
 
     def function_role(self, function_name: str, region: str, deadline: Deadline) -> str:
         path = f"/2015-03-31/functions/{quote(function_name, safe='')}/configuration"
         answer = self._call("lambda", "GET", path, region, {}, b"", deadline)
         return _text(
-            answer.get("Role"), "Lambda returned a function configuration without a role. Check AWS_ENDPOINT_URL_LAMBDA"
+            answer.get("Role"),
+            "Lambda returned a function configuration without a role. Check AWS_ENDPOINT_URL_LAMBDA.",
         )
 
     def seal(self, plaintext: bytes, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> str:
@@ -105,7 +106,7 @@ class SignedAws:
         headers, body = _json("kms", "Encrypt", fields)
         answer = self._call("kms", "POST", "/", key_arn.split(":")[3], headers, body, deadline)
         return _text(
-            answer.get("CiphertextBlob"), "KMS returned no ciphertext for kms:Encrypt. Check AWS_ENDPOINT_URL_KMS"
+            answer.get("CiphertextBlob"), "KMS returned no ciphertext for kms:Encrypt. Check AWS_ENDPOINT_URL_KMS."
         )
 
     def unseal(self, ciphertext: str, key_arn: str, context: Mapping[str, str], deadline: Deadline) -> bytes:
@@ -195,7 +196,7 @@ class SignedAws:
                 return Credentials(*keys), float(given["Expiration"])
             except (KeyError, TypeError, ValueError):
                 pass
-            raise errors.InvalidResponse("STS returned no credentials for sts:AssumeRole. Check AWS_ENDPOINT_URL_STS")
+            raise errors.InvalidResponse("STS returned no credentials for sts:AssumeRole. Check AWS_ENDPOINT_URL_STS.")
 
     def _fetch_container(self, region: str, deadline: Deadline) -> tuple[Credentials, float]:
         url = os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"]
@@ -204,7 +205,7 @@ class SignedAws:
         if parts.scheme != "https" and not (parts.scheme == "http" and (is_loopback(name) or name in _CONTAINER_HOSTS)):
             raise errors.ConfigurationError(
                 f"AWS_CONTAINER_CREDENTIALS_FULL_URI names {parts.scheme}://{name}, which is not allowed. Set an https URL, or "
-                f"plain http with a loopback host or one of {', '.join(_CONTAINER_HOSTS)}"
+                f"plain http with a loopback host or one of {', '.join(_CONTAINER_HOSTS)}."
             )
 
         def headers() -> dict[str, str]:
@@ -215,7 +216,7 @@ class SignedAws:
                         token = file.read().strip()
                 except (OSError, ValueError):
                     raise errors.ConfigurationError(
-                        f"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: {path} cannot be read. Check the path and its permissions"
+                        f"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: {path} cannot be read. Check the path and its permissions."
                     ) from None
             return {"Authorization": token} if token else {}
 
@@ -225,7 +226,7 @@ class SignedAws:
         access_key, secret_key, session_token = (answer.get(key) for key in ("AccessKeyId", "SecretAccessKey", "Token"))
         if response.status != 200 or not (isinstance(access_key, str) and isinstance(secret_key, str)):
             raise errors.InvalidResponse(
-                f"{source} returned no credentials ({response.status}). Check AWS_CONTAINER_CREDENTIALS_FULL_URI"
+                f"{source} returned no credentials ({response.status}). Check AWS_CONTAINER_CREDENTIALS_FULL_URI."
             )
         try:
             end = datetime.fromisoformat(f"{str(answer.get('Expiration'))[:19]}+00:00").timestamp()
@@ -248,13 +249,13 @@ def _decrypted(answer: Mapping[str, Any]) -> Decrypted:
     plaintext, key_arn = answer.get("Plaintext"), answer.get("KeyId")
     if not isinstance(plaintext, str) or not isinstance(key_arn, str):
         raise errors.InvalidResponse(
-            "KMS returned a response without plaintext or key for kms:Decrypt. Check AWS_ENDPOINT_URL_KMS"
+            "KMS returned a response without plaintext or key for kms:Decrypt. Check AWS_ENDPOINT_URL_KMS."
         )
     try:
         return Decrypted(b64decode(plaintext, validate=True), key_arn)
     except ValueError:
         raise errors.InvalidResponse(
-            "KMS returned a plaintext that is not base64. Check AWS_ENDPOINT_URL_KMS"
+            "KMS returned a plaintext that is not base64. Check AWS_ENDPOINT_URL_KMS."
         ) from None
 
 
@@ -267,7 +268,7 @@ def _parsed(response: Response, service: str, name: str) -> dict[str, Any]:
         raise AwsRefusal(name, code, str(message), (answer or {}).get("Item"))
     raise errors.InvalidResponse(
         f"{name} returned a response that is not from AWS ({response.status}). Check proxies, and "
-        f"AWS_ENDPOINT_URL_{service.upper()}"
+        f"AWS_ENDPOINT_URL_{service.upper()}."
     )
 
 

@@ -115,11 +115,12 @@ def assuming(role_arn: str, deadline: Deadline) -> Iterator[None]:
 def _refused(refusal: AwsRefusal, role_arn: str) -> errors.ConfigurationError:
     if not refusal.code.startswith("AccessDenied"):
         return errors.ConfigurationError(
-            f"{refusal.service} refused to assume {role_arn} ({refusal.code}). Check that CERBERUS_ASSUME_ROLE_ARN names a role"
+            f"{refusal.service} refused to assume {role_arn} ({refusal.code}). Check that CERBERUS_ASSUME_ROLE_ARN names a "
+            f"role."
         )
     allow = json.dumps({"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": role_arn})
     trust = json.dumps({"Effect": "Allow", "Principal": {"AWS": "<execution role>"}, "Action": "sts:AssumeRole"})
     return errors.ConfigurationError(
         f"{refusal.service} does not let the function assume {role_arn} ({refusal.code}). Check CERBERUS_ASSUME_ROLE_ARN. Add "
-        f"{allow} to a policy of the function's execution role, and {trust} to the trust policy of {role_arn}"
+        f"{allow} to a policy of the function's execution role, and {trust} to the trust policy of {role_arn}."
     )

@@ -66,7 +66,7 @@ class Breaker:
         with self._lock:
             if len(self.abandoned) >= _MAX_ABANDONED:
                 return CerberusUnavailable(
-                    f"{_MAX_ABANDONED} requests to Cerberus do not end. Check the name server and the network"
+                    f"{_MAX_ABANDONED} requests to Cerberus do not end. Check the name server and the network."
                 )
             if self._error is None:
                 return None

@@ -74,7 +74,7 @@ def with_retries(
         time.sleep(pause)
     raise CerberusUnavailable(
         f"{service} is unavailable: {cause} (attempt {attempt} of {attempts}). If it lasts, check the service, and the "
-        f"network path to it (VPC, security group, NAT, endpoint, proxy)",
+        f"network path to it (VPC, security group, NAT, endpoint, proxy).",
         status=status,
         retry_after=retry_after,
     )

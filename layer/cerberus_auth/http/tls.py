@@ -42,7 +42,7 @@ def tls_context(ca_bundles: tuple[str, ...]) -> ssl.SSLContext:
         if file:
             _load(context, "SSL_CERT_FILE", file)
         if folders and not any(map(os.path.isdir, folders.split(os.pathsep))):
-            raise ConfigurationError(f"SSL_CERT_DIR: {folders} is not a folder. Set it to a folder with certificates")
+            raise ConfigurationError(f"SSL_CERT_DIR: {folders} is not a folder. Set it to a folder with certificates.")
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         if not context.cert_store_stats()["x509_ca"]:
             try:  # this Python has no store; requests installs certifi
@@ -62,5 +62,5 @@ def _load(context: ssl.SSLContext, variable: str, path: str) -> None:
         if interruption(error, before):
             raise
         raise ConfigurationError(
-            f"{variable}: {path} cannot be loaded ({reason(error)}). Set it to a readable file of PEM certificates"
+            f"{variable}: {path} cannot be loaded ({reason(error)}). Set it to a readable file of PEM certificates."
         ) from None
