@@ -122,7 +122,7 @@ class CerberusAuth:
         self.service = process.share(self.settings, lambda: Service(self.settings))
         self._kept = self.service.tokens.kept
         if "AWS_LAMBDA_FUNCTION_NAME" in os.environ and not self.settings.token:
-            self.service.initialise()
+            self.service.initialize()
 
     def token(self, timeout: float | None = None, *, context: LambdaContext | None = None) -> str:
         """Return the cached token, or authenticate and return a new one.
@@ -264,10 +264,10 @@ def caller_deadline(settings: Settings, timeout: float | None, context: LambdaCo
     return Deadline(seconds)
 
 
-def initialisation_seconds(settings: Settings) -> float:
-    """Return how long initialisation waits for a prefetch, in seconds.
+def initialization_seconds(settings: Settings) -> float:
+    """Return how long initialization waits for a prefetch, in seconds.
 
-    With provisioned concurrency, Lambda freezes the container after initialisation, and a request in flight with it.
+    With provisioned concurrency, Lambda freezes the container after initialization, and a request in flight with it.
     """
     waits = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "provisioned-concurrency"
     return settings.timeout if waits else 0.0
@@ -295,7 +295,7 @@ class Service:
         self._sequence: Sequence | None = None
         self._sharing: Sharing | None = None
         self._principal = settings.principal
-        self.is_initialised = False
+        self.is_initialized = False
         self._dropped_at = 0.0  # request time of the last dropped token, in seconds since the epoch
         self._lock = threading.RLock()
         self.invalidate()
@@ -499,26 +499,26 @@ class Service:
 
     # Process lifecycle
 
-    def initialise(self) -> None:
-        """Load modules and certificates, and start the prefetch, once. Initialisation has a full CPU, a handler may not."""
+    def initialize(self) -> None:
+        """Load modules and certificates, and start the prefetch, once. Initialization has a full CPU, a handler may not."""
         with self._lock:
-            if self.is_initialised:
+            if self.is_initialized:
                 return
-            self.is_initialised = True
+            self.is_initialized = True
             snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
             if snapshot:
                 process.hook_snapshots()
             self.load()
         if not snapshot:
             self._prefetch()
-        if self.settings.renewal == "extension":  # after the prefetch: the extension's first Next ends initialisation
+        if self.settings.renewal == "extension":  # after the prefetch: the extension's first Next ends initialization
             self._set_renewed_by_extension(process.has_extension())
 
     def _prefetch(self) -> None:
         """Start the first authentication, if ``CERBERUS_PREFETCH`` says so."""
-        if self.settings.prefetch.lower() != "off" and self.is_initialised:
+        if self.settings.prefetch.lower() != "off" and self.is_initialized:
             with suppress(CerberusError):  # only start the flight
-                self.token(Deadline(initialisation_seconds(self.settings)))
+                self.token(Deadline(initialization_seconds(self.settings)))
 
     def _refresh(self, deadline: Deadline, ahead: float) -> None:
         """Refresh the token if it is due within ``ahead`` seconds and the extension renews."""

@@ -13,7 +13,7 @@ from contextvars import copy_context
 from urllib.parse import quote, urlencode
 
 from . import errors
-from .auth import CerberusAuth, caller_deadline, initialisation_seconds
+from .auth import CerberusAuth, caller_deadline, initialization_seconds
 from .authentication.wire import read_refusal, shared_refusal
 from .caching.cache import Cache
 from .caching.flight import Flight
@@ -160,7 +160,7 @@ class CerberusClient:
         self._warned = Pauses()  # by path
         self._unchanged = Pauses()  # by path
         process.register(self)
-        if self._service.is_initialised and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
+        if self._service.is_initialized and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
             self._prefetch()
         self._set_renewed_by_extension(self._service.tokens.renewed_by_extension)
 
@@ -753,7 +753,7 @@ class CerberusClient:
 
     def _prefetch(self) -> None:
         """Start reading the paths in ``CERBERUS_PREFETCH``."""
-        deadline = Deadline(initialisation_seconds(self._settings))
+        deadline = Deadline(initialization_seconds(self._settings))
         for path in map(checked_path, self._settings.prefetch_paths):
             with suppress(errors.CerberusError):  # only start the flight
                 self._cache.get(path, self._secret_fetcher(path), Deadline(0))

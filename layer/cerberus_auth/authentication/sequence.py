@@ -81,7 +81,7 @@ class Sequence:
         self._aws = aws
         self._methods = methods
         self._created: dict[str, AuthMethod] = {}
-        self._method(next(iter(methods)))  # import the first method during initialisation
+        self._method(next(iter(methods)))  # import the first method during initialization
         self._working: tuple[AuthMethod, str] | None = None  # method and principal of the last success
         self._unusable: set[str] = set()  # names of methods that failed for every principal
         self._skipped = _SkippedRegions()

@@ -307,7 +307,7 @@ def connect(settings: Settings, transport: Transport) -> Aws:
 
 
 def _standard(settings: Settings) -> bool:
-    """Tell whether the signed client supports everything that this environment asks for."""
+    """Return whether the signed client supports everything that this environment asks for."""
     env = os.environ
     special = settings.profile or any(
         env.get(name, "").lower() == "true" for name in ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")

@@ -40,7 +40,7 @@ _MAX_CLIENTS = 16  # one for each service, region and access key; access keys ro
 class SdkAws:
     """Call AWS by boto3. ``Aws`` documents the methods.
 
-    botocore provides endpoints, credentials, serialisation and signatures. The package's transport sends the requests, because
+    botocore provides endpoints, credentials, serialization and signatures. The package's transport sends the requests, because
     it limits the time and the size of each response. botocore's own retries are off.
 
     Parameters
@@ -75,7 +75,7 @@ class SdkAws:
         errors.without_inner_frames(self._load)
 
     def _load(self) -> None:
-        """Create a client, so that botocore loads its models during initialisation."""
+        """Create a client, so that botocore loads its models during initialization."""
         # Without keys in the environment, made-up ones do: fetching credentials can need the network.
         self._client("kms", self._settings.region, environment_credentials() or Credentials("unknown", "unknown", None))
 
@@ -336,7 +336,7 @@ class _WithoutDebug(logging.Filter):
             self._thread.active = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to log the record."""
+        """Return whether to log the record."""
         return record.levelno > logging.DEBUG or not getattr(self._thread, "active", False)
 
 

@@ -211,7 +211,7 @@ class Cache:
             flight.landing.wait(max(0.0, deadline.remaining()))
 
     def has_fallback(self) -> bool:
-        """Tell whether it can have a value in an outage: one that is kept and not gone, or one that the fleet shares."""
+        """Return whether it can have a value in an outage: one that is kept and not gone, or one that the fleet shares."""
         return self._is_shared or any(kept.stage() < GONE for kept in list(self.kept.values()))
 
     def _under_way(self, key: Hashable) -> Flight | None:

@@ -72,7 +72,7 @@ def _is_below(host: str, name: str) -> bool:
 
 
 def _is_in(host: str, addresses: str) -> bool:
-    """Tell whether a host is an address within the entry's address or range."""
+    """Return whether a host is an address within the entry's address or range."""
     if ":" not in addresses and "/" not in addresses:
         return False
     from ipaddress import ip_address, ip_network  # needed for addresses only

@@ -1,7 +1,7 @@
 """An internal Lambda extension that renews tokens and secrets while the handler runs, so that no invocation waits for it.
 
 Lambda freezes the process only when the handler *and every extension* are done, so it never freezes a renewal of the extension.
-Lambda accepts registrations only during initialisation (Developer Guide, "Lambda Extensions API").
+Lambda accepts registrations only during initialization (Developer Guide, "Lambda Extensions API").
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAME = "cerberus-auth"
 _VERSION = "/2020-01-01/extension"
 _CALL_SECONDS = 1.0  # for a connection, and for the response to a registration
 _NEXT_SECONDS = 7 * 86400.0  # for the response to Next, which arrives with the next invocation
-_READY_SECONDS = 8.0  # Lambda limits initialisation to 10 s
+_READY_SECONDS = 8.0  # Lambda limits initialization to 10 s
 _SPARE_SECONDS = 0.3  # Lambda stops the container if an extension is still busy at the invocation's deadline
 _GAPS = 1.5  # renew what becomes due within this many gaps between invocations
 _FAILURES = 5  # consecutive failures after which the extension stops
@@ -55,7 +55,7 @@ def start(
         Called when Lambda sends no more events.
     ready
         Called with a maximum of seconds before the first event. It waits for the prefetch, because Lambda freezes what is
-        still running after initialisation.
+        still running after initialization.
 
     Returns
     -------

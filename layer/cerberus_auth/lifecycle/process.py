@@ -126,7 +126,7 @@ class Process:
         self._is_used = True
 
     def has_extension(self) -> bool:
-        """Tell whether the extension renews. The first call registers it."""
+        """Return whether the extension renews. The first call registers it."""
         with self._lock:
             if self._extension is None:
                 from . import extension  # not needed where callers renew
