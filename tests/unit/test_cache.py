@@ -18,7 +18,7 @@ from cerberus_auth.caching.breaker import Breaker
 from cerberus_auth.caching.cache import Cache
 from cerberus_auth.caching.flight import Flight
 from cerberus_auth.caching.kept import DUE, FRESH, GONE, OVERDUE, Kept, Lifetime
-from cerberus_auth.deadline import Deadline, Moment, Pause
+from cerberus_auth.deadline import Deadline, Moment, Pause, Pauses
 from unit.virtual import Cerberus, virtual_time
 
 LIFETIME = Lifetime(285, 300, 3900)
@@ -503,3 +503,16 @@ def test_an_authentication_that_ends_after_invalidate_lifts_no_limit() -> None:
     assert limit.may_authenticate("/new", is_trial=False)
     limit.record_finished()
     assert not limit.may_authenticate("/new", is_trial=False)
+
+
+def test_pauses_are_by_key_and_do_not_grow_without_end(clock: Clock) -> None:
+    pauses = Pauses()
+    assert not pauses.lasts("a")
+    pauses.start("a", 60)
+    assert (pauses.lasts("a"), pauses.lasts("b")) == (True, False)
+    clock.step(60)
+    assert not pauses.lasts("a")
+    for number in range(10_000):
+        pauses.start(str(number), 60)
+    assert pauses.lasts("9999")
+    assert len(pauses._pauses) <= 1024
