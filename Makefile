@@ -12,7 +12,7 @@ REQUIREMENTS := tests/requirements
 TOOLS := dev# the packages in $(VENV); `make demo` needs fewer
 PEERS := caching cerberus-1 cerberus-2
 GUESTS := old new
-WORDS := docs functions template.yaml README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
+WORDS := docs layer functions template.yaml README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md
 LAYER_SOURCES = $(shell find layer -type f -not -path '*/__pycache__/*')
 APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -path '*/__pycache__/*')
 

@@ -34,8 +34,7 @@ def files(measured: Figures, simulated: Figures) -> dict[Path, str]:
     """Return what is drawn and written, by path."""
     charts = plot.charts(measured) | simulation_plot.charts(simulated)
     tables = {name: "\n".join(lines) for name, lines in _tables(measured, simulated)}
-    if FLEET.exists():
-        tables["real-fleet"] = "\n".join(fleet.table(json.loads(FLEET.read_text(encoding="utf-8"))))
+    tables["real-fleet"] = "\n".join(fleet.table(json.loads(FLEET.read_text(encoding="utf-8"))))
     return {
         DOCS / "architecture.svg": architecture(),
         **{DOCS / "diagrams" / name: diagram for name, diagram in diagrams().items()},

@@ -5,7 +5,7 @@ A block is checked by its language and by what it holds, on whichever page it st
 - ``python`` with ``def handler``: a module that runs against the local stack; with ``def test_``: tests that a user runs
   beside the handler above them; with ``import aws_cdk``: an app that is synthesised; everything else is run as a script.
 - ``yaml``: ``Resources:`` of a SAM template.
-- ``json``, ``toml``, ``hcl``, ``sh``, ``dockerfile``: what their parsers accept.
+- ``json``, ``hcl``, ``sh``, ``dockerfile``: what their parsers accept.
 - ``text``: output, which is compared where a test can make it.
 """
 
@@ -51,7 +51,7 @@ PAGES = {
 }
 HEADER = "AWSTemplateFormatVersion: '2010-09-09'\nTransform: AWS::Serverless-2016-10-31\n"
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```[ ]*$", re.DOTALL | re.MULTILINE)
-LANGUAGES = {"python", "yaml", "json", "toml", "hcl", "sh", "dockerfile", "text"}
+LANGUAGES = {"python", "yaml", "json", "hcl", "sh", "dockerfile", "text"}
 
 RECIPES = "docs/guides/rotating-database-passwords.md"  # needs databases: test_database_passwords.py runs it
 COSTS = "docs/explanation/costs-and-limits.md"
@@ -292,11 +292,6 @@ def test_a_nested_stack_names_parameters_and_outputs_that_there_are(block: Block
 @pytest.mark.parametrize("block", of("json"), ids=where)
 def test_json_is_json(block: Block) -> None:
     assert json.loads(block.text)
-
-
-@pytest.mark.parametrize("block", of("toml"), ids=where)
-def test_toml_is_toml(block: Block) -> None:
-    assert tomllib.loads(block.text)
 
 
 @pytest.mark.parametrize("block", of("hcl"), ids=where)
