@@ -84,9 +84,9 @@ def _sharing() -> str:
         [
             Message(first, table, "GetItem"),
             Message(table, first, "nothing", is_answer=True),
-            Message(first, table, "PutItem: claim, if free"),
+            Message(first, table, "PutItem: lock, if free"),
             Message(other, table, "GetItem"),
-            Message(table, other, "claimed by another", is_answer=True),
+            Message(table, other, "locked by another", is_answer=True),
             Message(first, cerberus, "authenticate, or read"),
             Message(cerberus, first, "answer", is_answer=True),
             Message(first, table, "PutItem: ciphertext"),
