@@ -512,7 +512,7 @@ class TestMiddleware:
     def test_no_call_starts_in_the_last_second(self, function: Function, middleware: CerberusMiddleware) -> None:
         queue = Queue(function.stack, 1)
         function.stack.cerberus.server.faults.add(Fault.status(503), times=None)
-        with pytest.raises((CerberusUnavailable, DeadlineExceeded)):  # a slow machine has no time for the second attempt
+        with pytest.raises((CerberusUnavailable, DeadlineExceeded)):  # the second if the machine is slow
             middleware.client(lambda event, context, cerberus: None)(queue.event(1), Context(0.9))
         assert queue.visibilities == []
 
