@@ -18,6 +18,8 @@ APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -
 
 export SAM_CLI_TELEMETRY := 0
 export UV_PYTHON_DOWNLOADS := never
+# Each module is compiled once, not in each process that the tests and tools start.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Finds the Pythons of this machine, newest first, that start and can create an environment.
 find_pythons = for minor in 14 13 12 11; do \
@@ -103,7 +105,7 @@ docs-outputs: $(VENV)/.ready ## write the error messages and outputs of this ver
 	PYTHONPATH=layer:tests $(BIN)/python -m documentation.outputs
 
 pytest: setup build layer
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 6 --dist worksteal
 
 acceptance: $(VENV)/.ready ## check your Cerberus: CERBERUS_URL=https://… ACCEPTANCE_SECRET=app/box/secret
 	@PYTHONPATH=layer:tests $(BIN)/python -m acceptance
