@@ -171,7 +171,7 @@ $(VENV)/.ready: $(REQUIREMENTS)/uv.txt $(REQUIREMENTS)/$(TOOLS).txt
 	"python3 and python3-venv), or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
 	echo "Installing into $(VENV) with $$("$$python" --version) ..." >&2; "$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/uv.txt
-	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/$(TOOLS).txt
+	@$(BIN)/uv pip install --quiet --compile-bytecode --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/$(TOOLS).txt
 	@touch $@
 
 define install
