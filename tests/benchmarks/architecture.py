@@ -6,20 +6,26 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 _WIDTH, _HEIGHT = 980, 560
-_STYLE = """
+STYLE = """
   text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328; text-anchor: middle }
   .name { font-weight: 600 } .small { font-size: 12px; fill: #59636e } .left { text-anchor: start }
   .title { font-weight: 600; font-size: 16px; text-anchor: start } .note { font-size: 12px; text-anchor: start }
   .page { fill: #ffffff; stroke: #d1d9e0 } .group { fill: none; stroke: #818b98; stroke-dasharray: 5 4 }
   .box { fill: #f6f8fa; stroke: #818b98 } .ours { fill: #ddf4ff; stroke: #0969da } .aws { fill: #fff8c5; stroke: #9a6700 }
   .arrow { fill: none; stroke: #59636e; stroke-width: 1.5; marker-end: url(#head) } #head path { fill: #59636e }
+  .answer { stroke-dasharray: 5 4 } .rule { stroke: #d1d9e0 } .halo { paint-order: stroke; stroke: #ffffff; stroke-width: 4px }
   .both { marker-start: url(#head) } .step { fill: #0969da } .number { fill: #ffffff; font-weight: 600; font-size: 12px }
   @media (prefers-color-scheme: dark) {
     text { fill: #f0f6fc } .small { fill: #9198a1 } .page { fill: #0d1117; stroke: #3d444d } .group { stroke: #656c76 }
     .box { fill: #151b23; stroke: #656c76 } .ours { fill: #0c2d6b; stroke: #4493f8 } .aws { fill: #341a00; stroke: #d29922 }
+    .rule { stroke: #3d444d } .halo { stroke: #0d1117 }
     .arrow { stroke: #9198a1 } #head path { fill: #9198a1 } .step { fill: #1f6feb } .number { fill: #ffffff }
   }
 """
+HEAD = (
+    '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
+    'orient="auto-start-reverse"><path d="M0 0 L10 5 L0 10 z"/></marker></defs>'
+)
 _NOTES = (
     "A cache hit costs less than a microsecond: no lock, no network.",
     "On a miss, one thread fetches the value for all callers.",
@@ -35,22 +41,21 @@ def architecture() -> str:
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
         f'viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="title">',
-        f'<title id="title">How a function gets a secret</title><style>{_STYLE}</style>',
-        '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
-        'orient="auto-start-reverse"><path d="M0 0 L10 5 L0 10 z"/></marker></defs>',
+        f'<title id="title">How a function gets a secret</title><style>{STYLE}</style>',
+        HEAD,
         f'<rect class="page" x="0.5" y="0.5" width="{_WIDTH - 1}" height="{_HEIGHT - 1}" rx="6"/>',
-        _text(24, 34, "How a function gets a secret", "title"),
+        text(24, 34, "How a function gets a secret", "title"),
         '<rect class="group" x="24" y="52" width="590" height="336" rx="8"/>',
-        _text(38, 74, "Lambda container (execution role)", "small left"),
-        *_box(44, 98, 130, 64, "handler", ("read(path)",), "box"),
-        *_box(238, 98, 150, 64, "CerberusClient", ("cache in memory",), "ours"),
-        *_box(440, 98, 150, 64, "Flight", ("one for each secret",), "ours"),
-        *_box(440, 206, 150, 64, "Circuit breaker", ("one for each Cerberus",), "ours"),
-        *_box(440, 314, 150, 58, "CerberusAuth", ("token of the role",), "ours"),
-        *_box(736, 90, 220, 80, "Shared cache (optional)", ("DynamoDB: ciphertext only", "KMS key: encrypts secrets"), "aws"),
-        *_box(736, 206, 220, 64, "Cerberus", ("secrets, tokens",), "box"),
-        *_box(736, 330, 96, 58, "AWS KMS", ("encrypts",), "aws"),
-        *_box(842, 330, 114, 58, "AWS STS", ("names the role",), "aws"),
+        text(38, 74, "Lambda container (execution role)", "small left"),
+        *box(44, 98, 130, 64, "handler", ("read(path)",), "box"),
+        *box(238, 98, 150, 64, "CerberusClient", ("cache in memory",), "ours"),
+        *box(440, 98, 150, 64, "Flight", ("one for each secret",), "ours"),
+        *box(440, 206, 150, 64, "Circuit breaker", ("one for each Cerberus",), "ours"),
+        *box(440, 314, 150, 58, "CerberusAuth", ("token of the role",), "ours"),
+        *box(736, 90, 220, 80, "Shared cache (optional)", ("DynamoDB: ciphertext only", "KMS key: encrypts secrets"), "aws"),
+        *box(736, 206, 220, 64, "Cerberus", ("secrets, tokens",), "box"),
+        *box(736, 330, 96, 58, "AWS KMS", ("encrypts",), "aws"),
+        *box(842, 330, 114, 58, "AWS STS", ("names the role",), "aws"),
         *_arrow([(174, 130), (236, 130)], "", (0, 0), 1, (205, 130 - 20)),
         *_arrow([(388, 130), (438, 130)], "", (0, 0), 2, (413, 130 - 20)),
         *_arrow([(592, 130), (734, 130)], "GetItem, Decrypt", (674, 150), 3, (663, 112), both=True),
@@ -65,22 +70,23 @@ def architecture() -> str:
         y = 418 + 24 * number
         if number < len(_NOTES) - 1:
             drawn += _step(number + 1, 38, y - 4)
-        drawn.append(_text(56, y, note, "note"))
+        drawn.append(text(56, y, note, "note"))
     return "\n".join([*drawn, "</svg>", ""])
 
 
-def _box(x: float, y: float, width: float, height: float, name: str, about: Sequence[str], kind: str) -> list[str]:
+def box(x: float, y: float, width: float, height: float, name: str, about: Sequence[str], kind: str) -> list[str]:
+    """Draw a box with its name and lines about it."""
     middle, first = x + width / 2, y + height / 2 + 4 - 9 * len(about)
     return [
         f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{height}" rx="6"/>',
-        _text(middle, first, name, "name"),
-        *(_text(middle, first + 18 * (number + 1), line, "small") for number, line in enumerate(about)),
+        text(middle, first, name, "name"),
+        *(text(middle, first + 18 * (number + 1), line, "small") for number, line in enumerate(about)),
     ]
 
 
 def _arrow(
     points: Sequence[tuple[float, float]],
-    text: str,
+    says: str,
     at: tuple[float, float],
     step: int,
     step_at: tuple[float, float],
@@ -88,14 +94,15 @@ def _arrow(
 ) -> list[str]:
     line = " ".join(f"{x},{y}" for x, y in points)
     drawn = [f'<polyline class="arrow{" both" if both else ""}" points="{line}"/>']
-    if text:
-        drawn.append(_text(*at, text, "small"))
+    if says:
+        drawn.append(text(*at, says, "small"))
     return drawn + (_step(step, *step_at) if step else [])
 
 
 def _step(number: int, x: float, y: float) -> list[str]:
-    return [f'<circle class="step" cx="{x}" cy="{y}" r="10"/>', _text(x, y + 4, str(number), "number")]
+    return [f'<circle class="step" cx="{x}" cy="{y}" r="10"/>', text(x, y + 4, str(number), "number")]
 
 
-def _text(x: float, y: float, text: str, kind: str) -> str:
-    return f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>'
+def text(x: float, y: float, says: str, kind: str) -> str:
+    """Draw a line of text."""
+    return f'<text class="{kind}" x="{x}" y="{y}">{escape(says)}</text>'

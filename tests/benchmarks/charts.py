@@ -13,6 +13,7 @@ from simulation import plot as simulation_plot
 
 from . import fleet, plot
 from .architecture import architecture
+from .diagrams import diagrams
 from .tables import aligned, shown
 
 DOCS = ROOT / "docs"
@@ -33,10 +34,10 @@ def files(measured: Figures, simulated: Figures) -> dict[Path, str]:
     """Return what is drawn and written, by path."""
     charts = plot.charts(measured) | simulation_plot.charts(simulated)
     tables = {name: "\n".join(lines) for name, lines in _tables(measured, simulated)}
-    if FLEET.exists():
-        tables["real-fleet"] = "\n".join(fleet.table(json.loads(FLEET.read_text(encoding="utf-8"))))
+    tables["real-fleet"] = "\n".join(fleet.table(json.loads(FLEET.read_text(encoding="utf-8"))))
     return {
         DOCS / "architecture.svg": architecture(),
+        **{DOCS / "diagrams" / name: diagram for name, diagram in diagrams().items()},
         **{DOCS / "charts" / name: chart for name, chart in charts.items()},
         **{page: filled(page.read_text(encoding="utf-8"), tables) for page in PAGES},
     }

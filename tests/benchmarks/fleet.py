@@ -255,7 +255,8 @@ def table(figures: Figures) -> Iterator[str]:
     yield f"| {what} | {' | '.join(figures['runs'])} |"
     yield f"| --- |{' ---: |' * len(figures['runs'])}"
     for name, key in ROWS.items():
-        yield f"| {name} | {' | '.join(f'{run[key]:,}' for run in figures['runs'].values())} |"
+        found = [run[key] for run in figures["runs"].values()]
+        yield f"| {name} | {' | '.join(f'{each:,.2f}' if isinstance(each, float) else f'{each:,}' for each in found)} |"
 
 
 def services(figures: Figures) -> str:

@@ -28,7 +28,7 @@ from local_stack.aws import Aws
 from local_stack.stack import ROLE, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDTH = 100
+WIDTH = 84  # the columns of the site at 1280 px
 DENIED = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:ListAllMyBuckets", "Resource": "*"}]}
 COMMAND = re.compile(r"^```sh\ncerberus-auth ([^\n]+)\n```\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DOCTOR = re.compile(r"^```text\n(ok +settings .*?)^```", re.DOTALL | re.MULTILINE)

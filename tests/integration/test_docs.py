@@ -5,8 +5,8 @@ A block is checked by its language and by what it holds, on whichever page it st
 - ``python`` with ``def handler``: a module that runs against the local stack; with ``def test_``: tests that a user runs
   beside the handler above them; with ``import aws_cdk``: an app that is synthesised; everything else is run as a script.
 - ``yaml``: ``Resources:`` of a SAM template.
-- ``json``, ``toml``, ``hcl``, ``sh``, ``dockerfile``: what their parsers accept.
-- ``text``: output, which is compared where a test can make it; ``mermaid``: a diagram.
+- ``json``, ``hcl``, ``sh``, ``dockerfile``: what their parsers accept.
+- ``text``: output, which is compared where a test can make it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PAGES = {
 }
 HEADER = "AWSTemplateFormatVersion: '2010-09-09'\nTransform: AWS::Serverless-2016-10-31\n"
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```[ ]*$", re.DOTALL | re.MULTILINE)
-LANGUAGES = {"python", "yaml", "json", "toml", "hcl", "sh", "dockerfile", "text", "mermaid"}
+LANGUAGES = {"python", "yaml", "json", "hcl", "sh", "dockerfile", "text"}
 
 RECIPES = "docs/guides/rotating-database-passwords.md"  # needs databases: test_database_passwords.py runs it
 COSTS = "docs/explanation/costs-and-limits.md"
@@ -294,11 +294,6 @@ def test_json_is_json(block: Block) -> None:
     assert json.loads(block.text)
 
 
-@pytest.mark.parametrize("block", of("toml"), ids=where)
-def test_toml_is_toml(block: Block) -> None:
-    assert tomllib.loads(block.text)
-
-
 @pytest.mark.parametrize("block", of("hcl"), ids=where)
 def test_hcl_is_hcl(block: Block) -> None:
     assert hcl2.loads(block.text)
@@ -351,11 +346,6 @@ def test_readme_is_short_and_shows_two_commands() -> None:
     assert {FIRST_STEPS[0].page, DEMOS[0].page} == {README}
     assert PAGES[README].count("\n") <= 150
     assert sorted(set(re.findall(r"\bmake ([a-z-]+)`", PAGES[README]))) == ["demo", "test"]
-
-
-@pytest.mark.parametrize("block", of("mermaid"), ids=where)
-def test_a_diagram_is_of_a_kind_that_mermaid_draws(block: Block) -> None:
-    assert block.text.split()[0] in {"sequenceDiagram", "flowchart", "graph", "stateDiagram-v2", "timeline", "gantt"}
 
 
 @pytest.mark.parametrize("block", of("dockerfile"), ids=where)
