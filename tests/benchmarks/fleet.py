@@ -26,7 +26,7 @@ from cerberus_auth.settings import Settings
 from cerberus_auth.testing.http_server import Request, Response
 from local_stack.aws import Aws
 from local_stack.runtime import ROOT
-from local_stack.stack import ROLE, SAFE_DEPOSIT_BOX, TABLE, LocalStack, decrypt_statement, share_statement
+from local_stack.stack import ROLE, SAFE_DEPOSIT_BOX, LocalStack
 
 from .report import machine
 from .tables import aligned, wrapped
@@ -173,22 +173,8 @@ def _services(plan: Plan, sharing: bool) -> Iterator[tuple[LocalStack, dict[str,
     """Start Cerberus and AWS, and return them with the environment of a process."""
     with LocalStack(tls=False) as stack:
         variables = {name: f"{seconds / plan.factor:g}" for name, seconds in SCALED.items()}
-        statements = [decrypt_statement()]
         if sharing:
-            stack.create_table()
-            administrator = stack.aws.account_credentials(Aws.FUNCTION_ACCOUNT)
-            kms = stack.aws.client("kms", administrator, stack.region)
-            key = kms.create_key()["KeyMetadata"]["Arn"]
-            kms.close()
-            seal = {
-                "Effect": "Allow",
-                "Action": ["kms:Encrypt", "kms:Decrypt"],
-                "Resource": key,
-                "Condition": {"StringEquals": {"kms:EncryptionContext:principal": ROLE}},
-            }
-            statements += [share_statement(ROLE), seal]
-            variables |= {"CERBERUS_SHARED_CACHE_TABLE": TABLE, "CERBERUS_SHARED_CACHE_KEY": key}
-        stack.aws.put_role_policy(ROLE, {"Version": "2012-10-17", "Statement": statements})
+            variables |= stack.share()
         stack.cerberus.key_arn(ROLE, stack.region)  # so that the first authentication does not take longer
         stack.cerberus.lease_seconds = round(LEASE / plan.factor)
         stack.cerberus.answer_after_seconds = plan.response_seconds

@@ -20,8 +20,7 @@ import cerberus_auth
 from cerberus_auth import CerberusAuth, CerberusError, Settings
 from cerberus_auth.deadline import Deadline
 from cerberus_auth.testing.http_server import Request, Response, Server
-from local_stack.aws import Aws
-from local_stack.stack import ROLE, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement
+from local_stack.stack import ROLE, SECRET_PATH, LocalStack
 
 PACKAGE = Path(cerberus_auth.__file__).parent
 SHORTEST_SECRET = 8  # characters: less would be found by chance
@@ -119,19 +118,7 @@ class Function:
 
     def share(self) -> None:
         """Share by a table and a key from now on, and allow the role ``ROLE`` to use both."""
-        self.stack.create_table()
-        kms = self.stack.aws.client("kms", self.stack.aws.account_credentials(Aws.FUNCTION_ACCOUNT), self.stack.region)
-        key = kms.create_key()["KeyMetadata"]["Arn"]
-        kms.close()
-        seal = {
-            "Effect": "Allow",
-            "Action": ["kms:Encrypt", "kms:Decrypt"],
-            "Resource": key,
-            "Condition": {"StringEquals": {"kms:EncryptionContext:principal": ROLE}},
-        }
-        policy = {"Version": "2012-10-17", "Statement": [decrypt_statement(), share_statement(ROLE), seal]}
-        self.stack.aws.put_role_policy(ROLE, policy)
-        self.configure(CERBERUS_SHARED_CACHE_TABLE=TABLE, CERBERUS_SHARED_CACHE_KEY=key)
+        self.configure(**self.stack.share())
 
     def settings(self) -> Settings:
         return Settings.from_env(self.environment)

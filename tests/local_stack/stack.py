@@ -129,6 +129,22 @@ class LocalStack:
         )
         client.close()
 
+    def share(self, role_arn: str = ROLE) -> dict[str, str]:
+        """Create the shared cache's table and key, and allow a role to use both. Return the variables to set."""
+        self.create_table()
+        kms = self.aws.client("kms", self.aws.account_credentials(Aws.FUNCTION_ACCOUNT), self.region)
+        key = kms.create_key()["KeyMetadata"]["Arn"]
+        kms.close()
+        seal = {
+            "Effect": "Allow",
+            "Action": ["kms:Encrypt", "kms:Decrypt"],
+            "Resource": key,
+            "Condition": {"StringEquals": {"kms:EncryptionContext:principal": role_arn}},
+        }
+        statements = [decrypt_statement(), share_statement(role_arn), seal]
+        self.aws.put_role_policy(role_arn, {"Version": "2012-10-17", "Statement": statements})
+        return {"CERBERUS_SHARED_CACHE_TABLE": TABLE, "CERBERUS_SHARED_CACHE_KEY": key}
+
     def environment(self, role_arn: str, **extra: str) -> dict[str, str]:
         """Return the variables that Lambda and the template set for a function with this role, plus ``extra``."""
         credentials = self.aws.assume(role_arn)
