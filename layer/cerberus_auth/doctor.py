@@ -6,7 +6,6 @@ and the network of a function. The findings contain no secrets.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from ._version import __version__
 from .auth import CerberusAuth
@@ -34,10 +33,12 @@ from .errors import (
     BlockedAtEdge,
     CerberusError,
     ConfigurationError,
+    DeadlineExceeded,
     SecretNotFound,
     TokenRefused,
 )
-from .http.proxy import proxy_for, proxy_url, tunnel_headers
+from .http.connection import Connection, Names
+from .http.proxy import proxy_for, proxy_url
 from .http.retry import reason
 from .http.transport import Transport
 from .settings import Settings
@@ -321,7 +322,7 @@ class Doctor:
             if url.scheme != "https":
                 step.skipped, step.message = True, "CERBERUS_URL is plain http on a loopback host"
             elif not step.skipped:
-                step.message = _handshake(host, port, transport, first if proxy else None, settings.connect_timeout)
+                step.message = _handshake(host, port, transport, proxy, settings.connect_timeout)
 
         with self._step("http", "dns tcp tls") as step:
             if not step.skipped:
@@ -508,8 +509,8 @@ def _version(settings: Settings, transport: Transport) -> str:
     return f", version {version}" if isinstance(version, str) and re.fullmatch(r"[\w.+-]{1,40}", version) else ""
 
 
-def _handshake(host: str, port: int, transport: Transport, proxy: SplitResult | None, timeout: float) -> str:
-    """Make a TLS handshake, through a proxy if there is one, and return a message about it.
+def _handshake(host: str, port: int, transport: Transport, proxy: str | None, timeout: float) -> str:
+    """Make a TLS handshake as functions do, through a proxy if there is one, and return a message about it.
 
     Raises
     ------
@@ -518,19 +519,10 @@ def _handshake(host: str, port: int, transport: Transport, proxy: SplitResult | 
     _Failed
         The handshake failed.
     """
-    context = transport.tls_context()
-    if proxy is None:
-        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
-    else:
-        connection = http.client.HTTPSConnection(
-            proxy.hostname or "", proxy.port or 80, timeout=timeout, context=context
-        )
-        connection.set_tunnel(host, port, tunnel_headers(proxy))
-    connection.set_debuglevel(0)  # a debug level on the class would print the password of the proxy
+    connection = Connection(host, port, Deadline(timeout), transport.tls_context(), proxy, Names())
     try:
         connection.connect()
-        version = connection.sock.version() if isinstance(connection.sock, ssl.SSLSocket) else "TLS"
-        return f"{version}, trusted certificate"
+        return f"{connection.tls_version()}, trusted certificate"
     except ssl.SSLCertVerificationError as error:
         advice = "Check the host in CERBERUS_URL."
         if "self-signed" in error.verify_message or "issuer" in error.verify_message:
@@ -545,9 +537,8 @@ def _handshake(host: str, port: int, transport: Transport, proxy: SplitResult | 
         raise _Failed(
             f"{host}:{port} does not support TLS 1.2 or newer ({reason(error)}). Check the port in CERBERUS_URL."
         ) from None
-    except OSError as error:
-        refused = re.match(r"Tunnel connection failed: (\d{3})", str(error))
-        why = f"the proxy returned {refused[1]}" if refused else reason(error)
+    except (OSError, DeadlineExceeded) as error:
+        why = "no response" if isinstance(error, TimeoutError | DeadlineExceeded) else reason(error)
         raise _Failed(
             f"The TLS handshake with {host}:{port} failed ({why}). Check HTTPS_PROXY, NO_PROXY and the firewalls."
         ) from None

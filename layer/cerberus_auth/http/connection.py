@@ -206,6 +206,10 @@ class Connection:
         if connected is not None:
             connected.close()
 
+    def tls_version(self) -> str:
+        """Return the TLS version, such as ``TLSv1.3``; empty without TLS."""
+        return (self._socket.version() or "") if isinstance(self._socket, ssl.SSLSocket) else ""
+
     def rested(self) -> None:
         """Note when the connection went idle."""
         self._rested = (time.monotonic(), time.time())
