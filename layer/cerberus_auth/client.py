@@ -806,7 +806,8 @@ class CerberusClient:
         accepts = (lambda kept: not kept.asked.is_before(began)) if fresh else None
         kept = self._cache.get(key, fetch, deadline, lifetime=lifetime, accepts=accepts)
         kept.used = began.monotonic
-        if not fresh and kept.stage(lifetime) >= OVERDUE:
+        # An answer to this call can be older than a short max_age, but it is not a cached value.
+        if not fresh and kept.asked.is_before(began) and kept.stage(lifetime) >= OVERDUE:
             self._service.usage.count_stale(kept.asked.age())
             self._warn(path, "Cerberus unavailable, serving cached %s (age %.0f s)", path, kept.asked.age())
         return kept

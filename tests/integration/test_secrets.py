@@ -228,6 +228,16 @@ def passed(seconds: float, clock: str = "time") -> Iterator[None]:
         yield
 
 
+def test_an_answer_that_takes_longer_than_max_age_is_not_stale(
+    cerberus: CerberusClient, own: LocalStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    own.cerberus.server.faults.add(Fault.delay(0.3), is_read, times=None)
+    for _ in range(2):
+        assert cerberus.read(SECRET_PATH, max_age=0.1) == SECRET
+    assert "serving cached" not in caplog.text
+    assert cerberus._service.usage.take_counts()[1] == 0
+
+
 def test_a_path_is_warned_of_once_a_minute_however_many_threads_read_it(
     own: LocalStack, cerberus: CerberusClient, caplog: pytest.LogCaptureFixture
 ) -> None:
