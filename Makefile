@@ -18,6 +18,8 @@ APPLICATION = template.yaml samconfig.toml $(shell find functions -type f -not -
 
 export SAM_CLI_TELEMETRY := 0
 export UV_PYTHON_DOWNLOADS := never
+# Each module is compiled once, not in each process that the tests and tools start.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Finds the Pythons of this machine, newest first, that start and can create an environment.
 find_pythons = for minor in 14 13 12 11; do \
@@ -103,7 +105,7 @@ docs-outputs: $(VENV)/.ready ## write the error messages and outputs of this ver
 	PYTHONPATH=layer:tests $(BIN)/python -m documentation.outputs
 
 pytest: setup build layer
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest -n 6 --dist worksteal
 
 acceptance: $(VENV)/.ready ## check your Cerberus: CERBERUS_URL=https://… ACCEPTANCE_SECRET=app/box/secret
 	@PYTHONPATH=layer:tests $(BIN)/python -m acceptance
@@ -169,7 +171,7 @@ $(VENV)/.ready: $(REQUIREMENTS)/uv.txt $(REQUIREMENTS)/$(TOOLS).txt
 	"python3 and python3-venv), or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
 	echo "Installing into $(VENV) with $$("$$python" --version) ..." >&2; "$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/uv.txt
-	@$(BIN)/uv pip install --quiet --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/$(TOOLS).txt
+	@$(BIN)/uv pip install --quiet --compile-bytecode --only-binary :all: --python $(VENV) --require-hashes -r $(REQUIREMENTS)/$(TOOLS).txt
 	@touch $@
 
 define install

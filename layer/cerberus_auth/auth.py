@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -30,7 +31,7 @@ from .errors import (
 )
 from .http.transport import Transport
 from .lifecycle.process import process
-from .settings import Settings, unknown_variables
+from .settings import MAX_SECONDS, Settings, unknown_variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,6 +157,8 @@ class CerberusAuth:
             The timeout expired.
         ConfigurationError
             The AWS credentials are missing, or the role is unknown.
+        ValueError
+            ``timeout`` is NaN.
 
         Examples
         --------
@@ -243,8 +246,17 @@ class CerberusAuth:
 
 
 def caller_deadline(settings: Settings, timeout: float | None, context: LambdaContext | None) -> Deadline:
-    """Return the deadline of a call: its timeout or CERBERUS_TIMEOUT, and at most the rest of the invocation."""
+    """Return the deadline of a call: its timeout or CERBERUS_TIMEOUT, and at most a day and the rest of the invocation.
+
+    Raises
+    ------
+    ValueError
+        The timeout is NaN.
+    """
     seconds = settings.timeout if timeout is None else timeout
+    if math.isnan(seconds):
+        raise ValueError("timeout is nan. Pass a number of seconds.")
+    seconds = min(seconds, MAX_SECONDS)  # Python's locks accept no infinite timeout
     if context is not None:
         left = context.get_remaining_time_in_millis() / 1000
         process.used_with(left, settings.timeout)
@@ -649,7 +661,8 @@ class ReauthenticationLimit:
     def record_finished(self) -> None:
         """Record that a caller's authentication, which ``may_authenticate`` allowed, succeeded or failed."""
         with self._lock:
-            self._in_progress -= 1
+            if self._in_progress:  # reset() can have set it to 0 in the meantime
+                self._in_progress -= 1
 
     def record_renewed(self, *, after_401: bool) -> None:
         """Record a new token. After a 401 it inherits the old token's acceptance: the path can have caused the 401."""

@@ -18,7 +18,7 @@ from .authentication.wire import read_refusal, shared_refusal
 from .caching.cache import Cache
 from .caching.flight import Flight
 from .caching.kept import DUE, FRESH, GONE, OVERDUE, Kept, Lifetime
-from .deadline import Deadline, Moment, Pause
+from .deadline import Deadline, Moment, Pauses
 from .lifecycle.process import process
 from .settings import Settings
 
@@ -157,8 +157,8 @@ class CerberusClient:
         self._kept = self._cache.kept
         self._context: LambdaContext | None = None
         self._lock = threading.Lock()
-        self._warned: dict[str, Pause] = {}  # by path
-        self._unchanged: dict[str, Pause] = {}  # by path
+        self._warned = Pauses()  # by path
+        self._unchanged = Pauses()  # by path
         process.register(self)
         if self._service.is_initialised and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
             self._prefetch()
@@ -819,16 +819,16 @@ class CerberusClient:
     def _warn(self, path: str, text: str, *values: object) -> None:
         """Log a warning about a path, at most once a minute."""
         with self._lock:
-            if path in self._warned and self._warned[path].lasts():
+            if self._warned.lasts(path):
                 return
-            self._warned[path] = Pause(_WARNING_SECONDS)
+            self._warned.start(path, _WARNING_SECONDS)
         _logger.warning(text, *values)
 
     def _rotated(self, path: str, kept: Kept, fetch: Callable[[Flight], Kept], deadline: Deadline) -> Kept | None:
         """Return a value that differs from the refused one; None if it is unchanged or cannot be read."""
         newest = self._kept.get(path)
         if newest is None or newest is kept or newest.value == kept.value:
-            if path in self._unchanged and self._unchanged[path].lasts():
+            if self._unchanged.lasts(path):
                 return None
             try:
                 newest = self._cache.get(
@@ -846,7 +846,7 @@ class CerberusClient:
                 return None
         if newest.value != kept.value:
             return newest
-        self._unchanged[path] = Pause(_UNCHANGED_SECONDS)
+        self._unchanged.start(path, _UNCHANGED_SECONDS)
         return None
 
     def _secret_fetcher(self, path: str, query: str = "") -> Callable[[Flight], Kept]:

@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_MAX_PAUSES = 1024
+
 
 class Moment:
     """Record the current time by the monotonic and the wall clock.
@@ -73,6 +75,26 @@ class Pause:
     def lasts(self) -> bool:
         """Return whether the pause is not over yet."""
         return self.began.age() < self.seconds
+
+
+class Pauses:
+    """A pause for each key. If there are too many, all of them end."""
+
+    __slots__ = ("_pauses",)
+
+    def __init__(self) -> None:
+        self._pauses: dict[str, Pause] = {}
+
+    def lasts(self, key: str) -> bool:
+        """Return whether the pause of a key has started and is not over yet."""
+        pause = self._pauses.get(key)
+        return pause is not None and pause.lasts()
+
+    def start(self, key: str, seconds: float) -> None:
+        """Start a pause for a key. It replaces an earlier one."""
+        if len(self._pauses) >= _MAX_PAUSES:
+            self._pauses.clear()
+        self._pauses[key] = Pause(seconds)
 
 
 class Step:

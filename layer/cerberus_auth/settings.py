@@ -21,7 +21,7 @@ _PRINCIPAL = re.compile(
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d{1,2}")
 # Compiled at first use: each takes 0.1 ms, and few functions need them.
 _LOOPBACK = r"(?a:127(\.(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)){3})"  # other spellings go to DNS
-_MAX_SECONDS = 86_400
+MAX_SECONDS = 86_400  # of a setting, and of a caller's timeout
 
 _TABLE_NAME = r"[A-Za-z0-9_.-]{3,255}"  # DynamoDB Developer Guide, "Naming rules"
 _KEY_ARN = r"(?a:arn:([a-z-]+):kms:[a-z0-9-]+:\d{12}:key/[\w-]+)"
@@ -378,14 +378,14 @@ class Settings:
                 "CERBERUS_TOKEN contains characters that an HTTP header cannot carry. Copy the token again."
             )
         for name in ("timeout", "connect_timeout", "read_timeout"):
-            if not 0 < getattr(self, name) <= _MAX_SECONDS:
+            if not 0 < getattr(self, name) <= MAX_SECONDS:
                 problems.append(
-                    f"CERBERUS_{name.upper()} must be more than 0 and at most {_MAX_SECONDS} s, not {getattr(self, name)}."
+                    f"CERBERUS_{name.upper()} must be more than 0 and at most {MAX_SECONDS} s, not {getattr(self, name)}."
                 )
         for name in ("expiry_margin", "max_age", "stale_if_error"):
-            if not 0 <= getattr(self, name) <= _MAX_SECONDS:
+            if not 0 <= getattr(self, name) <= MAX_SECONDS:
                 problems.append(
-                    f"CERBERUS_{name.upper()} must be from 0 to {_MAX_SECONDS} s, not {getattr(self, name)}."
+                    f"CERBERUS_{name.upper()} must be from 0 to {MAX_SECONDS} s, not {getattr(self, name)}."
                 )
         if not 1 <= self.max_attempts <= 10:
             problems.append(f"CERBERUS_MAX_ATTEMPTS must be from 1 to 10, not {self.max_attempts}.")

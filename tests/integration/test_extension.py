@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 import cerberus_auth
 from cerberus_auth.deadline import Deadline
 from cerberus_auth.lifecycle import extension
+from cerberus_auth.lifecycle.process import Process
 from cerberus_auth.testing.http_server import Fault, Request, Response, Server
 
 
@@ -162,6 +163,37 @@ def test_initialisation_ends_though_nothing_lands(
     assert extension.start(renewals.renew, renewals.ended.set, threading.Event().wait)
     api.events.put(10)
     renewals.seconds()
+
+
+class Member:
+    """Of the process; its flights take all the time that it is given, or none."""
+
+    def __init__(self, seconds: float = 0, then: Callable[[], object] = lambda: None) -> None:
+        self.waited: list[float] = []
+        self._seconds = seconds
+        self._then = then
+
+    def _wait_for_flights(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        time.sleep(min(self._seconds, seconds))
+        self._then()
+
+
+def test_all_members_together_have_the_time_of_initialisation() -> None:
+    process, members = Process(), [Member(0.3), Member(0.3)]
+    for member in members:
+        process.register(member)  # type: ignore[arg-type]
+    process._settle(0.3)
+    assert sorted(round(seconds, 1) for member in members for seconds in member.waited) == [0.0, 0.3]
+
+
+def test_a_client_that_is_created_meanwhile_is_waited_for_too() -> None:
+    """``CerberusClient()`` starts the extension before it can register itself."""
+    process, client = Process(), Member()
+    service = Member(then=lambda: process.register(client))  # type: ignore[arg-type]
+    process.register(service)  # type: ignore[arg-type]
+    process._settle(0.3)
+    assert (len(service.waited), len(client.waited)) == (1, 1)
 
 
 def test_managed_instances_get_no_extension_but_a_thread(api: ExtensionsApi) -> None:

@@ -33,6 +33,7 @@ from cerberus_auth import (
 )
 from cerberus_auth.caching.cache import PROBE_SECONDS, REFRESH_SECONDS
 from cerberus_auth.errors import Attempt, combined_error
+from cerberus_auth.lifecycle.process import process
 from cerberus_auth.powertools import STEP_METRICS, CerberusMiddleware, CerberusProvider
 from cerberus_auth.testing.http_server import Fault
 from integration.fleet import LAYER
@@ -764,6 +765,15 @@ class TestMiddleware:
         with pytest.raises(DeadlineExceeded):
             handler(queue.event(1), Invocation(3))  # the default timeout of AWS SAM
         assert queue.visibilities == [60]
+
+    def test_the_time_reserved_for_a_batch_does_not_make_the_functions_timeout_too_short(
+        self, middleware: CerberusMiddleware, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(process, "_is_used", False)
+        timeout = middleware.auth.settings.timeout
+        event = {"Records": [{"eventSource": "aws:sqs"}]}
+        middleware.token(lambda event, context, cerberus_token: None)(event, Context(timeout + 1))
+        assert "Set the function's Timeout" not in caplog.text
 
     def test_what_happened_is_kept_without_secrets(self, function: Function, middleware: CerberusMiddleware) -> None:
         for _ in range(20):

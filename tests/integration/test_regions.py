@@ -6,12 +6,17 @@ import re
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import cerberus_auth.auth
 import cerberus_auth.deadline
-from cerberus_auth import CerberusUnavailable, PrincipalRejected
+from cerberus_auth import CerberusUnavailable, PrincipalRejected, Settings
+from cerberus_auth.authentication.sequence import Sequence
+from cerberus_auth.authentication.token import Token, TokenRequest
+from cerberus_auth.aws.calls import Credentials
+from cerberus_auth.deadline import Deadline, Moment
 from cerberus_auth.testing.http_server import Fault, Request
 from integration.function import Function
 from local_stack.stack import ROLE
@@ -325,3 +330,34 @@ def test_both_regions_are_tried_in_their_order_when_both_have_failed(function: F
     auth.invalidate()
     auth.token()
     assert [region for _, region in function.posted] == [FIRST, SECOND, SECOND, FIRST, FIRST]
+
+
+def test_a_region_is_not_skipped_because_a_look_in_the_shared_cache_found_nothing() -> None:
+    """In an outage that a read met, with a shared token of the second region only."""
+    tried: list[str] = []
+    outage = CerberusUnavailable("down")
+    outage.step = "read"
+
+    class Kms:
+        name = setting = "kms"
+
+        def authenticate(
+            self, principal: str, region: str, deadline: Deadline, request: TokenRequest, **_: Any
+        ) -> Token:
+            tried.append(region)
+            if region == FIRST:
+                request.check_outage()
+            return Token("t0ken", 3600, Moment(), principal, region)
+
+    class Aws:
+        def credentials(self, region: str, deadline: Deadline) -> Credentials:
+            return Credentials("AKIDEXAMPLE", "s3cret", None)
+
+    settings = Settings(
+        url="https://cerberus.example.com", region=FIRST, fallback_regions=[SECOND], iam_role_arns=[ROLE]
+    )
+    sequence = Sequence(settings, cast(Any, Aws()), {"kms": cast(Any, Kms)})
+    sequence.authenticate(Deadline(10), TokenRequest(outage=outage))
+    assert tried == [FIRST, SECOND]
+    sequence.authenticate(Deadline(10))
+    assert tried[2:] == [FIRST]

@@ -317,6 +317,20 @@ def test_options_that_contradict_each_other(cerberus: CerberusClient, options: d
         cerberus.read(SECRET_PATH, **options)
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12])
+def test_a_timeout_without_end_is_a_long_one(cerberus: CerberusClient, timeout: float) -> None:
+    assert cerberus.read(SECRET_PATH, timeout=timeout) == SECRET
+    assert cerberus.read(SECRET_PATH, timeout=timeout, max_age=0) == SECRET
+    cerberus._auth.invalidate()
+    assert cerberus._auth.token(timeout=timeout)
+
+
+def test_a_timeout_that_is_no_number_is_an_error_and_harms_no_other_caller(cerberus: CerberusClient) -> None:
+    with pytest.raises(ValueError, match="timeout is nan"):
+        cerberus.read(SECRET_PATH, timeout=float("nan"))
+    assert cerberus.read(SECRET_PATH) == SECRET
+
+
 def test_a_misspelt_option_is_an_error(cerberus: CerberusClient) -> None:
     with pytest.raises(TypeError, match="maxage"):
         cerberus.read(SECRET_PATH, maxage=60)  # type: ignore[call-overload]

@@ -31,6 +31,7 @@ import authorities
 import cerberus_auth
 from cerberus_auth import CerberusUnavailable, ConfigurationError, DeadlineExceeded, InvalidResponse, Settings
 from cerberus_auth.deadline import Deadline
+from cerberus_auth.http.connection import Connection, Names
 from cerberus_auth.http.transport import Response, Transport, json_object
 from cerberus_auth.testing.http_server import Request, Server
 from cerberus_auth.testing.http_server import Response as Answer
@@ -699,3 +700,16 @@ def test_a_connection_in_use_while_the_transport_is_closed_is_not_kept() -> None
         answer.set()
         assert pending.result().status == 200
         assert not transport._idle
+
+
+def test_a_connection_can_be_closed_while_another_thread_looks_at_it() -> None:
+    class Closing(socket.socket):
+        def fileno(self) -> int:
+            connection.close()
+            return super().fileno()
+
+    connection = Connection("127.0.0.1", 1, Deadline(1), None, None, Names())
+    connection._socket = Closing()
+    connection._opened = (time.monotonic(), time.time())
+    connection.rested()
+    assert not connection.usable()

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from cerberus_auth import AccessDenied, CerberusError, CerberusUnavailable, DeadlineExceeded
+from cerberus_auth.auth import ReauthenticationLimit
 from cerberus_auth.caching.breaker import Breaker
 from cerberus_auth.caching.cache import Cache
 from cerberus_auth.caching.flight import Flight
 from cerberus_auth.caching.kept import DUE, FRESH, GONE, OVERDUE, Kept, Lifetime
-from cerberus_auth.deadline import Deadline, Moment, Pause
+from cerberus_auth.deadline import Deadline, Moment, Pause, Pauses
 from unit.virtual import Cerberus, virtual_time
 
 LIFETIME = Lifetime(285, 300, 3900)
@@ -386,6 +387,34 @@ def test_looks_are_bounded(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> N
     assert shared.looks == 3
 
 
+def test_a_trial_can_end_while_a_caller_looks_at_it(clock: Clock) -> None:
+    class Yielding(Breaker):
+        """As if another thread ended the trial after each look at it."""
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name == "_trial" and value is not None:
+                self._trial = None
+            return value
+
+    breaker = Yielding()
+    assert breaker.failed(unavailable(), "a", Flight(10))
+    clock.step(1)
+    assert breaker.admit(Flight(10)) is None
+    assert breaker.is_open()
+
+
+def test_a_breaker_that_is_told_to_forget_waits_for_a_decision_under_way() -> None:
+    breaker = Breaker()
+    forgetting = threading.Thread(target=breaker.forget, daemon=True)
+    with breaker._lock:  # as admit() between its look at the error and its use
+        forgetting.start()
+        forgetting.join(0.2)
+        assert forgetting.is_alive()
+    forgetting.join(PATIENCE)
+    assert not forgetting.is_alive()
+
+
 def test_after_a_refusal_the_value_is_gone_for_good(cache: Cache, service: Service, clock: Clock) -> None:
     get(cache, service)
     clock.step(290)
@@ -462,3 +491,28 @@ def test_forgetting_and_a_new_start(cache: Cache, service: Service) -> None:
     assert get(cache, service) == "value-1"
     cache.forget()
     assert get(cache, service) == "value-2"
+
+
+def test_an_authentication_that_ends_after_invalidate_lifts_no_limit() -> None:
+    limit = ReauthenticationLimit()
+    limit.record_accepted("/read")
+    assert limit.may_authenticate("/new", is_trial=False)
+    limit.reset()  # invalidate() in another thread, during the authentication
+    limit.record_finished()
+    limit.record_accepted("/read")
+    assert limit.may_authenticate("/new", is_trial=False)
+    limit.record_finished()
+    assert not limit.may_authenticate("/new", is_trial=False)
+
+
+def test_pauses_are_by_key_and_do_not_grow_without_end(clock: Clock) -> None:
+    pauses = Pauses()
+    assert not pauses.lasts("a")
+    pauses.start("a", 60)
+    assert (pauses.lasts("a"), pauses.lasts("b")) == (True, False)
+    clock.step(60)
+    assert not pauses.lasts("a")
+    for number in range(10_000):
+        pauses.start(str(number), 60)
+    assert pauses.lasts("9999")
+    assert len(pauses._pauses) <= 1024

@@ -1966,7 +1966,7 @@ MUTANTS: dict[str, tuple[Script, str, str, str]] = {
         "self._trial = flight",
     ),
     "a trial is like any flight": (overdue_and_a_trial, "breaker", "flight.is_trial = True", "pass"),
-    "a frozen trial holds up all": (trial_that_is_frozen, "breaker", "and not self._trial.is_abandoned()", "and True"),
+    "a frozen trial holds up all": (trial_that_is_frozen, "breaker", "and not trial.is_abandoned()", "and True"),
     "a trial that does not find out holds up all": (
         trial_that_does_not_find_out,
         "breaker",

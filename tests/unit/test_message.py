@@ -57,8 +57,9 @@ def valid_answers(draw: st.DrawFn) -> bytes:
     reserved = {"connection", "content-length", "transfer-encoding"}
     headers = [header for header in headers if header[0].lower() not in reserved]
     headers += draw(st.sampled_from([[], [("Connection", "close")], [("connection", "Keep-Alive")]]))
-    body = b"" if status in (204, 304) else draw(st.binary(max_size=300))
-    framing = draw(st.sampled_from(["length", "chunks", "end"]))
+    is_empty = status in (204, 304)
+    body = b"" if is_empty else draw(st.binary(max_size=300))
+    framing = draw(st.sampled_from(["length", "end"] if is_empty else ["length", "chunks", "end"]))
     if framing == "length":
         headers.append((draw(st.sampled_from(["Content-Length", "content-length"])), str(len(body))))
     if framing == "chunks":
@@ -66,7 +67,7 @@ def valid_answers(draw: st.DrawFn) -> bytes:
     version = "1.1" if framing == "chunks" else draw(st.sampled_from(["1.0", "1.1"]))
     head = f"HTTP/{version} {status}{draw(st.sampled_from([' OK', ' ', '']))}\r\n"
     head += "".join(f"{name}:{draw(st.sampled_from(['', ' ', '  ']))}{value}\r\n" for name, value in headers)
-    if framing == "chunks" and status not in (204, 304):
+    if framing == "chunks":
         sizes = draw(st.lists(st.integers(1, 64), max_size=8))
         body = chunked(
             body, sizes, draw(st.sampled_from(["", ";a=b"])), draw(st.lists(st.tuples(tokens, values), max_size=2))
@@ -162,12 +163,24 @@ def test_bytes_after_an_answer_or_two_framings_end_the_connection(data: bytes) -
     assert not read(data)[0].keeps_connection
 
 
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 5"])
+def test_an_answer_that_has_no_body_ends_with_its_head(framing: bytes) -> None:
+    answer, body = read(b"HTTP/1.1 304 Not Modified\r\n" + framing + b"\r\n\r\n")  # http.client waits for a chunk
+    assert (body, answer.keeps_connection) == (b"", True)
+
+
 def test_a_request_has_the_length_of_its_body() -> None:
     headers = {"Host": "cerberus.example.com"}
     lines = request_head("POST", "/v2/auth", headers, b"{}").split(b"\r\n")
     assert lines == [b"POST /v2/auth HTTP/1.1", b"Host: cerberus.example.com", b"Content-Length: 2", b"", b""]
     assert b"Content-Length: 0\r\n" in request_head("POST", "/v2/auth", headers, None)
     assert b"Content-Length" not in request_head("GET", "/", headers, None)
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "content-length"])
+def test_a_length_that_botocore_gives_is_not_sent_twice(name: str) -> None:
+    assert request_head("POST", "/", {name: "2"}, b"{}").lower().count(b"content-length: 2\r\n") == 1
+    assert request_head("POST", "/", {name: "5"}, b"{}").lower().count(b"content-length") == 1
 
 
 @pytest.mark.parametrize("planted", ["a\r\nX-Injected: 1", "a\nb", "a\0b", "é", "\x7f"])

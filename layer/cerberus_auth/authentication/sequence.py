@@ -194,7 +194,8 @@ class Sequence:
                 error.regional = used_full_timeout(part.steps[-1].seconds, self._settings)
             except CerberusUnavailable as failure:
                 error = failure
-                error.regional |= error.step != "auth request"  # AWS in that region failed
+                # AWS in that region failed, unless this is the outage of Cerberus that a look-up repeats.
+                error.regional |= error.step != "auth request" and request.outage is None
             except CerberusError as failure:
                 error = failure
             failed.append(Attempt(principal, region, method.name, error.step, error))

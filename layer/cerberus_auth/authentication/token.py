@@ -62,6 +62,9 @@ class TokenRequest:
         self.outage = outage
         self.publications: list[Callable[[], object]] = [] if publications is None else publications
 
+    def __reduce__(self) -> str:
+        raise TypeError("TokenRequest cannot be pickled: it can hold a token")
+
     def check_outage(self) -> None:
         """Raise the error of the outage, if there is one, instead of a request to Cerberus."""
         if self.outage is not None:

@@ -30,10 +30,14 @@ class Breaker:
         """Close and replace the lock, in a forked child or a restored container."""
         self._lock = threading.Lock()
         self.abandoned: list[Flight] = []  # their threads are still running
-        self.forget()
+        self._clear()
 
     def forget(self) -> None:
         """Close, and ignore the results of running flights."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
         self._error: CerberusError | None = None  # the first error of the outage; None while closed
         self.is_slow = False  # a refresh timed out for a caller, and Cerberus has not answered since
         self._pause = Pause(0)
@@ -50,7 +54,8 @@ class Breaker:
 
     def is_open(self) -> bool:
         """Return whether no flight can start now."""
-        is_trying = self._trial is not None and not self._trial.is_abandoned()
+        trial = self._trial  # callers hold no lock, and the trial can end at any time
+        is_trying = trial is not None and not trial.is_abandoned()
         return self._error is not None and (self._pause.lasts() or is_trying)
 
     def admit(self, flight: Flight, lookup: object = None) -> CerberusError | None:

@@ -202,9 +202,9 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection. It can be called at any time, more than once."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        connected, self._socket = self._socket, None
+        if connected is not None:
+            connected.close()
 
     def rested(self) -> None:
         """Note when the connection went idle."""
@@ -212,11 +212,15 @@ class Connection:
 
     def usable(self) -> bool:
         """Return whether it is young enough and has nothing to read: a readable idle connection was closed."""
-        if self._socket is None or _since(self._rested) > _IDLE_SECONDS or _since(self._opened) > _MAX_SECONDS:
+        connected = self._socket
+        if connected is None or _since(self._rested) > _IDLE_SECONDS or _since(self._opened) > _MAX_SECONDS:
             return False
         poll = select.poll()  # select.select() takes no descriptor over 1023
-        poll.register(self._socket.fileno(), select.POLLIN)
-        return not poll.poll(0) and not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending())
+        try:
+            poll.register(connected.fileno(), select.POLLIN)
+            return not poll.poll(0) and not (isinstance(connected, ssl.SSLSocket) and connected.pending())
+        except (OSError, ValueError):  # another thread has closed it in the meantime
+            return False
 
     def _open(self) -> socket.socket:
         if self._socket is None:

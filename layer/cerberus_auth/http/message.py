@@ -23,6 +23,8 @@ _MAX_DIGITS = 18  # of a length
 def request_head(method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
     """Return a request's bytes up to its body, with the body's ``Content-Length``.
 
+    A length among the headers is left out: botocore adds one, and servers reject a request with two.
+
     Parameters
     ----------
     target
@@ -43,7 +45,7 @@ def request_head(method: str, target: str, headers: Mapping[str, str], body: byt
     return "".join(
         [
             f"{method} {target} HTTP/1.1\r\n",
-            *[f"{name}: {value}\r\n" for name, value in headers.items()],
+            *[f"{name}: {value}\r\n" for name, value in headers.items() if name.lower() != "content-length"],
             length,
             "\r\n",
         ]
@@ -62,6 +64,8 @@ class Answer:
 
     Attributes
     ----------
+    status
+        The status code; 100 is skipped.
     headers
         By lower-case name; repeated headers are joined by a comma.
     ends_with_connection

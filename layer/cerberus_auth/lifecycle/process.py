@@ -7,12 +7,12 @@ import os
 import threading
 import weakref
 
+from ..deadline import Deadline
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from typing import Any, Protocol, TypeVar
-
-    from ..deadline import Deadline
 
     T = TypeVar("T")
 
@@ -162,8 +162,13 @@ class Process:
             member._refresh(deadline, ahead)
 
     def _settle(self, seconds: float) -> None:
-        for member in self.members():
-            member._wait_for_flights(seconds)
+        """Wait for the flights of all members, for ``seconds`` at most, also of members that register meanwhile."""
+        deadline = Deadline(seconds)
+        settled: set[Member] = set()
+        while new := set(self.members()) - settled:
+            for member in new:
+                member._wait_for_flights(max(0.0, deadline.remaining()))
+            settled |= new
 
     def _extension_ended(self) -> None:
         self._extension = False

@@ -136,7 +136,11 @@ class CerberusMiddleware:
         @functools.wraps(handler)
         def decorated(event: E, context: C, *args: Any, **keywords: Any) -> T:
             began = time.time()
-            calls: LambdaContext = BatchContext(context) if batch_of(event) else context
+            calls: LambdaContext = context
+            if batch_of(event):
+                # The warning about a short timeout is for the whole invocation, not for the part that calls can use.
+                process.used_with(context.get_remaining_time_in_millis() / 1000, self.auth.settings.timeout)
+                calls = BatchContext(context)
             try:
                 self._authenticate(began, calls, has_fallback())
                 try:

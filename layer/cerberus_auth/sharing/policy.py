@@ -13,7 +13,7 @@ from functools import partial
 
 from .. import errors
 from ..authentication.token import usable_seconds
-from ..deadline import Moment, Pause, jitter
+from ..deadline import Moment, Pauses, jitter
 from .item import (
     EMPTY_TTL_SECONDS,
     FORMAT,
@@ -413,7 +413,7 @@ class Sharing:
         self._file: StoreState | None = None
         self._key = StoreState("KMS key CERBERUS_SHARED_CACHE_KEY")
         self._oversized: set[str] = set()  # names of values too large to share, each logged once
-        self._rejected: dict[str, Pause] = {}  # names of rejected values, each logged once a minute
+        self._rejected = Pauses()  # by name of a rejected value: each is logged once a minute
         self._thread = threading.local()  # ``admitted``: the breaker has admitted the secret's fetch in this thread
         if settings.shared_cache_table:
             from .table import TableStore
@@ -586,8 +586,8 @@ class Sharing:
             try:
                 answer, asked, size, status = unpack(seal.open(item.response))
             except errors.InvalidResponse as error:
-                if name not in self._rejected or not self._rejected[name].lasts():
-                    self._rejected[name] = Pause(_WARNING_SECONDS)
+                if not self._rejected.lasts(name):
+                    self._rejected.start(name, _WARNING_SECONDS)
                     _logger.warning("Shared value of %s rejected. %s", name, error)
                 return None
             return accept(answer, asked, size, status)

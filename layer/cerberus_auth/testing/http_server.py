@@ -400,6 +400,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers:
             self._send(Response(411, headers={"Connection": "close"}))
             return
+        if len(self.headers.get_all("Content-Length", ())) > 1:  # as nginx and other servers do
+            self._send(Response(400, headers={"Connection": "close"}))
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parameters = dict(parse_qsl(query, keep_blank_values=True))
         request = Request(self.command, path, parameters, self.headers, body)
