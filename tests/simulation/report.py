@@ -37,6 +37,8 @@ def table(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) -> 
 
 def _lines(found: dict[str, dict[str, Any]], measured: dict[str, Any] | None) -> Iterator[str]:
     yield from (
+        "# Simulated fleets",
+        "",
         "Each fleet has one role in one region. Unless the row states otherwise: leases of an hour, one",
         "secret, and a Cerberus that responds in 0.3 s and accepts 100 requests per second. The model has",
         "the limits of a DynamoDB partition (6,000 reads, 500 writes per second) and KMS's quota.",
