@@ -105,7 +105,7 @@ docs-outputs: $(VENV)/.ready ## write the error messages and outputs of this ver
 	PYTHONPATH=layer:tests $(BIN)/python -m documentation.outputs
 
 pytest: setup build layer
-	$(BIN)/pytest -n 6 --dist worksteal
+	$(BIN)/pytest -n 4 --dist worksteal
 
 acceptance: $(VENV)/.ready ## check your Cerberus: CERBERUS_URL=https://… ACCEPTANCE_SECRET=app/box/secret
 	@PYTHONPATH=layer:tests $(BIN)/python -m acceptance

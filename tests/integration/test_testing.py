@@ -102,8 +102,7 @@ def test_a_users_tests_by_the_fixture(tmp_path: Path) -> None:
             fake_cerberus.fail(fault)
             assert app.handler({}, None) in ("CerberusUnavailable", "DeadlineExceeded", "InvalidResponse")
             fake_cerberus.recover()
-            app.cerberus._auth.invalidate()
-            assert app.handler({}, None) == "orders"
+            assert fake_cerberus.cold_start("app").handler({}, None) == "orders"
 
         def test_the_first_answer_only(app, fake_cerberus):
             fake_cerberus.fail(Fault.status(503), when=lambda request: request.path.startswith("/v1/secret"), times=1)
