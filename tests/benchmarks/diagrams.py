@@ -142,7 +142,7 @@ def _rejected_token() -> str:
         430,
         [
             Box(380, 54, "401 to a read", width=200),
-            Box(380, 144, "Does the cache hold another token?", kind="ours", width=280),
+            Box(380, 144, "The cache holds another token", kind="ours", width=280),
             Box(120, 244, "Read again with it", kind="ours", width=180),
             Box(430, 244, "One authentication for all callers", kind="ours", width=260),
             Box(120, 344, "Outage", ("the token stays,", "the circuit breaker opens"), kind="aws", width=190),

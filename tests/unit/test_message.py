@@ -169,6 +169,22 @@ def test_an_answer_that_has_no_body_ends_with_its_head(framing: bytes) -> None:
     assert (body, answer.keeps_connection) == (b"", True)
 
 
+def test_an_interrupted_answer_shows_nothing_of_its_body_in_a_frame() -> None:
+    pieces = iter([OK + b"Transfer-Encoding: chunked\r\n\r\n8\r\npassword\r\n", b"8\r\npass"])
+
+    def receive() -> bytes:
+        try:
+            return next(pieces)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        Answer(receive, "Cerberus").read(LIMIT)
+    shown = [repr(frame.frame.f_locals) for frame in caught.traceback if frame.path.name == "message.py"]  # type: ignore[union-attr]
+    assert shown
+    assert "pass" not in "".join(shown)
+
+
 def test_a_request_has_the_length_of_its_body() -> None:
     headers = {"Host": "cerberus.example.com"}
     lines = request_head("POST", "/v2/auth", headers, b"{}").split(b"\r\n")

@@ -572,6 +572,13 @@ def test_a_pause_longer_than_any_is_none(world: World, left: float) -> None:
     assert world.get() == "value 1"
 
 
+@pytest.mark.parametrize(("left", "told"), [(0.2, "Retry in 1 s"), (1.2, "Retry in 2 s")])
+def test_the_rest_of_a_pause_is_rounded_up(world: World, left: float, told: str) -> None:
+    stored(world, response="", paused_until=START + left, failure="PrincipalRejected", failures=1)
+    with pytest.raises(errors.PrincipalRejected, match=told):
+        run(world.fetch())
+
+
 def test_a_401_is_worth_one_authentication_of_the_fleet_for_a_pause(world: World) -> None:
     stored(world)
     world.useless = {"shared"} | {f"value {number}" for number in range(1, 20)}

@@ -84,6 +84,7 @@ class Answer:
     """
 
     __slots__ = (
+        "_body",
         "_chunked",
         "_length",
         "_receive",
@@ -99,6 +100,7 @@ class Answer:
         self._receive = receive
         self._service = service
         self._rest = bytearray()
+        self._body = bytearray()  # of chunks; not a local, because an interruption keeps the frame
         self.status, minor = self._start()
         while self.status == 100:  # Continue: the answer follows
             self.status, minor = self._start()
@@ -173,7 +175,6 @@ class Answer:
         return fields
 
     def _chunks(self, max_bytes: int) -> bytes:
-        body = bytearray()
         while True:
             digits = self._line().partition(";")[0].strip(" \t")
             if not digits or digits.strip(_HEX) or len(digits) > _MAX_DIGITS:
@@ -181,8 +182,8 @@ class Answer:
             size = int(digits, 16)
             if not size:
                 break
-            self._limit(len(body) + size, max_bytes)
-            body += self._exactly(size)
+            self._limit(len(self._body) + size, max_bytes)
+            self._body += self._exactly(size)
             if self._line():
                 raise self._invalid("sent an invalid chunk")
         trailers = 0
@@ -190,7 +191,7 @@ class Answer:
             trailers += len(line)
             if trailers > _MAX_HEAD_BYTES:
                 raise self._invalid(f"sent more than {_MAX_HEAD_BYTES} bytes of trailers")
-        return bytes(body)
+        return bytes(self._body)
 
     def _line(self) -> str:
         while (end := self._rest.find(b"\n")) < 0:

@@ -396,7 +396,8 @@ def _value_or_raise(value: Any) -> Any:
 
 def _pause_error(item: Item, seconds: float) -> errors.CerberusError:
     error = _SHARED_ERRORS.get(item.failure, errors.CerberusUnavailable)(
-        f"Another container of this role failed with this error. Retry in {seconds:.0f} s, or see the log of that container."
+        f"Another container of this role failed with this error. Retry in {int(seconds) + 1} s, or see the log of that "
+        f"container."
     )
     error.step = "shared cache"
     return error
