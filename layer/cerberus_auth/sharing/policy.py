@@ -55,6 +55,7 @@ _MAX_OPENED = 2  # items opened per call: each costs a decryption, and an attack
 _MAX_LOST_CLAIMS = 4  # failed writes per call to an item that nobody has claimed
 _PUBLISH_ATTEMPTS = 5
 _WARNING_SECONDS = 60.0  # between two warnings about one path
+_OVERSIZED_WARNING_SECONDS = 86_400.0
 _MIN_CLAIM_AGE_SECONDS = 1.0  # a younger claim is not renewed
 _FIRST_FAILURE_SECONDS = 5.0
 _FAILURE_RESET_SECONDS = 300.0  # a token accepted for this long resets the count of failures
@@ -413,7 +414,7 @@ class Sharing:
         self._table: StoreState | None = None
         self._file: StoreState | None = None
         self._key = StoreState("KMS key CERBERUS_SHARED_CACHE_KEY")
-        self._oversized: set[str] = set()  # names of values too large to share, each logged once
+        self._oversized = Pauses()  # by name of a value too large to share: each is logged once a day
         self._rejected = Pauses()  # by name of a rejected value: each is logged once a minute
         self._thread = threading.local()  # ``admitted``: the breaker has admitted the secret's fetch in this thread
         if settings.shared_cache_table:
@@ -574,11 +575,10 @@ class Sharing:
             def make_item() -> Item:
                 packed = pack(answer, asked, status)
                 if packed is None:
-                    if name not in self._oversized:
-                        self._oversized.add(name)
+                    if not self._oversized.lasts(name):
+                        self._oversized.start(name, _OVERSIZED_WARNING_SECONDS)
                         seal.warn_of_size()
                     return Item.unshareable(asked)
-                self._oversized.discard(name)
                 return Item(seal.close(packed), asked.wall, asked.wall + seconds)
 
             return value, make_item
