@@ -474,7 +474,9 @@ class Service:
         if token is not None or flight.outage is None:  # a look-up during an outage is not another failure
             self._authenticated += 1
             who = (token.principal, token.region) if token is not None else ("", "")
-            self.authentications.append((self._authenticated, began.wall, seconds, steps, held is not None, *who, error))
+            self.authentications.append(
+                (self._authenticated, began.wall, seconds, steps, held is not None, *who, error)
+            )
         if token is None:
             raise error or CerberusError("Authentication returned no token. Report it as a defect.")
         self._was_shared = not any(step.name == "auth request" for step in steps)
