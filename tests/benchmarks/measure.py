@@ -143,7 +143,7 @@ def in_lambda(
     rounds: int,
     progress: Callable[[str], None],
 ) -> dict[str, tuple[float, float]]:
-    """Return median milliseconds of initialisation and first invocation in AWS's runtime, by name."""
+    """Return median milliseconds of initialization and first invocation in AWS's runtime, by name."""
     artifact = folder / "function"
     shutil.copytree(processes, artifact)
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)

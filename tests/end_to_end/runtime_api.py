@@ -32,11 +32,11 @@ class RuntimeApi:
     :param environment: the function's variables.
     """
 
-    initialised: threading.Event
+    initialized: threading.Event
     """The function is ready for its snapshot (with SnapStart), or for an invocation."""
 
     def __init__(self, artifact: Path, layers: Sequence[Path], environment: Mapping[str, str]) -> None:
-        self.initialised = threading.Event()
+        self.initialized = threading.Event()
         self._restored = threading.Event()
         self._events: queue.Queue[Any] = queue.Queue()
         self._answers: queue.Queue[Any] = queue.Queue()
@@ -104,11 +104,11 @@ class RuntimeApi:
 
     def _respond(self, request: Request) -> Response:
         if request.path == _RESTORE:
-            self.initialised.set()
+            self.initialized.set()
             self._wait(self._restored.is_set)
             return Response(200)
         if request.path == f"{_INVOCATION}next":
-            self.initialised.set()
+            self.initialized.set()
             return self._next()
         if request.path.startswith(_INVOCATION) or request.path.endswith("/error"):
             self._answers.put(json.loads(request.body))

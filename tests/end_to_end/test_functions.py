@@ -86,9 +86,9 @@ def test_twenty_invocations_cost_one_read(name: str, start: Start, stack: LocalS
     assert stack.cerberus.count(f"/v1/secret/{SECRET_PATH}") == 1
 
 
-def test_initialisation_makes_no_call(start: Start, stack: LocalStack) -> None:
+def test_initialization_makes_no_call(start: Start, stack: LocalStack) -> None:
     container = start("ReadSecretFunction")
-    # An event that it does not route: initialised, but the secret is not read.
+    # An event that it does not route: initialized, but the secret is not read.
     container.invoke({**read_event(), "rawPath": "/nothing-here"})
     assert container.init_milliseconds is not None
     assert stack.cerberus.calls == []

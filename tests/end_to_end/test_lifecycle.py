@@ -179,7 +179,7 @@ def test_a_kept_secret_outlasts_the_service_and_the_lease(stack: LocalStack, con
 @pytest.mark.parametrize("call", ["token", "read"])
 def test_a_handler_short_of_time_answers_before_lambda_ends_it(stack: LocalStack, container: Start, call: str) -> None:
     function = container(timeout=2, CERBERUS_READ_TIMEOUT="3")
-    # The initialisation has a limit of its own.
+    # The initialization has a limit of its own.
     answered(function.invoke({"do": "nothing" if call == "token" else "token"}))
     stack.cerberus.server.faults.add(Fault.hang(), times=None)
     invocation = function.invoke({"do": call, "in_time": True})
@@ -196,7 +196,7 @@ def test_a_handler_short_of_time_answers_before_lambda_ends_it(stack: LocalStack
 # Fetched ahead
 
 
-def test_the_prefetch_overlaps_the_rest_of_the_initialisation(stack: LocalStack, container: Start) -> None:
+def test_the_prefetch_overlaps_the_rest_of_the_initialization(stack: LocalStack, container: Start) -> None:
     asked: list[float] = []
 
     def notes_when(request: Request) -> bool:
@@ -208,7 +208,7 @@ def test_the_prefetch_overlaps_the_rest_of_the_initialisation(stack: LocalStack,
     function = container(CERBERUS_PREFETCH="init", REST_OF_INIT_SECONDS="1.2")
     answer = answered(function.invoke({"do": "read"}))
     assert answer["secret"] == SECRET
-    assert asked[0] < answer["initialised"]  # so that only the rest of the two seconds is waited for
+    assert asked[0] < answer["initialized"]  # so that only the rest of the two seconds is waited for
     assert stack.cerberus.authentications == 1
 
 
@@ -270,7 +270,7 @@ def test_secrets_are_fetched_ahead_too(stack: LocalStack, container: Start, kind
     answer = answered(function.invoke({"do": "read"}))
     assert answer["secret"] == SECRET
     assert len(asked) == stack.cerberus.authentications == 1
-    assert asked[0] + 1.0 < answer["initialised"]
+    assert asked[0] + 1.0 < answer["initialized"]
 
 
 # Renewed beside
@@ -338,7 +338,7 @@ class ContainerCredentials:
 
 @pytest.fixture
 def snapshot(stack: LocalStack, layers: tuple[Path, ...]) -> Iterator[Callable[..., RuntimeApi]]:
-    """Initialise the function ``snapshot`` under SnapStart, with these variables."""
+    """Initialize the function ``snapshot`` under SnapStart, with these variables."""
     credentials = ContainerCredentials(stack)
     with contextlib.ExitStack() as started:
         endpoint = started.enter_context(Server(credentials.respond))
@@ -355,7 +355,7 @@ def snapshot(stack: LocalStack, layers: tuple[Path, ...]) -> Iterator[Callable[.
             for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
                 del environment[name]
             lambda_ = started.enter_context(RuntimeApi(FUNCTIONS / "snapshot", layers, environment))
-            assert lambda_.initialised.wait(30)
+            assert lambda_.initialized.wait(30)
             return lambda_
 
         yield start

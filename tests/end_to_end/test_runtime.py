@@ -67,7 +67,7 @@ def test_an_invocation_tells_its_answer_its_log_and_its_error(handler: Handler) 
     artifact = handler(
         """
         import os, time
-        print("initialised")
+        print("initialized")
         def handler(event, context):
             print("invoked with", event)
             if event == "raise":
@@ -89,8 +89,8 @@ def test_an_invocation_tells_its_answer_its_log_and_its_error(handler: Handler) 
     process = cold.payload[1]
     assert (cold.payload, warm.payload) == ([1, process], [2, process])
     assert cold.milliseconds > 0
-    assert "initialised" in cold.log
-    assert "initialised" not in warm.log
+    assert "initialized" in cold.log
+    assert "initialized" not in warm.log
     assert "invoked with 2" in warm.log
     assert "invoked with 1" not in warm.log
     assert [invocation.error is None for invocation in (cold, warm, again)] == [True] * 3

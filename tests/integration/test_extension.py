@@ -146,7 +146,7 @@ def test_a_refusal_ends_it_at_once(api: ExtensionsApi, renewals: Renewals, statu
     assert len(refused) == 1
 
 
-def test_initialisation_ends_when_it_may(api: ExtensionsApi, renewals: Renewals) -> None:
+def test_initialization_ends_when_it_may(api: ExtensionsApi, renewals: Renewals) -> None:
     landed = threading.Event()
     assert extension.start(renewals.renew, renewals.ended.set, landed.wait)
     time.sleep(0.2)
@@ -156,7 +156,7 @@ def test_initialisation_ends_when_it_may(api: ExtensionsApi, renewals: Renewals)
     renewals.seconds()
 
 
-def test_initialisation_ends_though_nothing_lands(
+def test_initialization_ends_though_nothing_lands(
     api: ExtensionsApi, renewals: Renewals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extension, "_READY_SECONDS", 0.1)
@@ -179,7 +179,7 @@ class Member:
         self._then()
 
 
-def test_all_members_together_have_the_time_of_initialisation() -> None:
+def test_all_members_together_have_the_time_of_initialization() -> None:
     process, members = Process(), [Member(0.3), Member(0.3)]
     for member in members:
         process.register(member)  # type: ignore[arg-type]

@@ -88,7 +88,7 @@ def test_a_prefetch_that_fails_is_raised_by_the_read_of_that_path_only(function:
     assert len(function.cerberus.requests) == 3
 
 
-def test_an_outage_is_no_failure_of_the_initialisation(function: Function) -> None:
+def test_an_outage_is_no_failure_of_the_initialization(function: Function) -> None:
     function.configure(AWS_LAMBDA_INITIALIZATION_TYPE="provisioned-concurrency")
 
     def is_read(request: Request) -> bool:

@@ -175,7 +175,7 @@ def _run(port: int) -> int:
             _progress(f"Invoking {function.name}: 1 cold, {WARM} warm ...\n")
             results.append(measure(stack, function))
     print(f"\n{table(results)}\n")
-    print(f"cold: initialisation and first invocation; warm: median of the next {WARM} in the same container.")
+    print(f"cold: initialization and first invocation; warm: median of the next {WARM} in the same container.")
     problems = [problem for result in results for problem in result.problems]
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -51,7 +51,7 @@ class Invocation:
     payload: object
     """The function's response, decoded from JSON if possible."""
     milliseconds: float
-    """The duration for the caller. The first invocation of a container includes the initialisation."""
+    """The duration for the caller. The first invocation of a container includes the initialization."""
     log: str
     """The log of the function and the platform (START, END, REPORT) for this invocation."""
     error: str | None
@@ -98,7 +98,7 @@ def find_python(root: Path = ROOT) -> Path:
 
 
 class LambdaRuntime:
-    """One container. Like Lambda's, it handles one invocation at a time and initialises in the first one.
+    """One container. Like Lambda's, it handles one invocation at a time and initializes in the first one.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class LambdaRuntime:
 
     @property
     def init_milliseconds(self) -> float | None:
-        """Return the duration of the last initialisation; None before the first invocation."""
+        """Return the duration of the last initialization; None before the first invocation."""
         with self._news:
             found = [match for line in self._lines if (match := _INIT_REPORT.search(line))]
         return float(found[-1].group(1)) if found else None

@@ -1,4 +1,4 @@
-"""A Lambda function that runs a client: the import is the initialisation, the token or first secret the invocation."""
+"""A Lambda function that runs a client: the import is the initialization, the token or first secret the invocation."""
 
 import importlib
 import os

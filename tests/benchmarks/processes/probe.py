@@ -39,7 +39,7 @@ def run(name: str) -> None:
 
 
 def first_use(name: str) -> None:
-    """Initialise with a full CPU, as Lambda does, then use the client under the CPU quota of ``BENCH_CGROUP``.
+    """Initialize with a full CPU, as Lambda does, then use the client under the CPU quota of ``BENCH_CGROUP``.
 
     Standard output gets the seconds from there to the first secret.
     """

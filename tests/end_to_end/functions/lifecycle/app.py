@@ -12,7 +12,7 @@ from cerberus_auth import CerberusAuth, CerberusClient, CerberusError
 auth = CerberusAuth()
 cerberus = CerberusClient(auth)
 time.sleep(float(os.environ.get("REST_OF_INIT_SECONDS", "0")))
-initialised = time.time()
+initialized = time.time()
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         threading.Thread(target=attempt, args=(auth.token,), daemon=True).start()
         return {}
     limit = {"context": context} if event.get("in_time") else {}
-    answer = {"initialised": initialised}
+    answer = {"initialized": initialized}
     if event["do"] != "secret":
         answer |= attempt(lambda: auth.token(**limit))
     if event["do"] in ("read", "secret") and "error" not in answer:
