@@ -242,7 +242,8 @@ class CerberusAuth:
         return prepare(self, request)
 
     def __repr__(self) -> str:
-        return f"<CerberusAuth for {self.settings.url}>"
+        settings = getattr(self, "settings", None)  # missing in a frame of a constructor that failed
+        return f"<CerberusAuth for {settings.url}>" if settings else "<CerberusAuth>"
 
 
 def caller_deadline(settings: Settings, timeout: float | None, context: LambdaContext | None) -> Deadline:

@@ -944,7 +944,8 @@ class CerberusClient:
         return fetch
 
     def __repr__(self) -> str:
-        return f"<CerberusClient for {self._settings.url}>"
+        settings = getattr(self, "_settings", None)  # missing in a frame of a constructor that failed
+        return f"<CerberusClient for {settings.url}>" if settings else "<CerberusClient>"
 
 
 def _check(max_age: float | None, stale_if_error: float | None, fresh: bool) -> None:
