@@ -19,7 +19,7 @@ from .authentication.wire import CLIENT_HEADERS, TOKEN_HEADER, read_refusal, tra
 from .aws.calls import connect
 from .caching.breaker import Breaker
 from .caching.cache import PROBE_SECONDS, REFRESH_SECONDS, Cache
-from .caching.kept import GONE, Kept, Lifetime
+from .caching.kept import FRESH, GONE, Kept, Lifetime
 from .deadline import Deadline, Moment, Pause
 from .errors import (
     AccessDenied,
@@ -307,6 +307,11 @@ class Service:
     def token(self, deadline: Deadline, within: Flight | None = None) -> Kept:
         """Return the cached token, or authenticate. ``within`` is the flight of a read that needs the token."""
         return self.tokens.get(_TOKEN, self._authenticate, deadline, within=within)
+
+    def has_fresh_token(self) -> bool:
+        """Return whether ``token`` returns at once, without a refresh."""
+        kept = self.tokens.kept.get(_TOKEN)
+        return kept is not None and kept.stage() == FRESH
 
     def try_token(self, context: LambdaContext) -> None:
         """Get a token for a caller that can continue without one. It waits as for the refresh of a cached value.

@@ -637,6 +637,21 @@ class TestMiddleware:
         assert waited[0] < REFRESH_SECONDS + 1
         assert max(waited[1:]) < PROBE_SECONDS + 1
 
+    def test_a_warm_invocation_does_not_look_through_the_cached_secrets(
+        self, middleware: CerberusMiddleware, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @middleware.client
+        def handler(event: object, context: Context, cerberus: CerberusClient) -> str:
+            return str(cerberus.read(SECRET_PATH)["username"])
+
+        assert handler({}, Context()) == "orders"
+
+        def looked() -> bool:
+            raise AssertionError("the secrets were looked through, though the token is fresh")
+
+        monkeypatch.setattr("cerberus_auth.caching.cache.Cache.has_fallback", lambda cache: looked())
+        assert handler({}, Context()) == "orders"
+
     def test_a_cached_secret_of_another_client_counts(self, function: Function, middleware: CerberusMiddleware) -> None:
         provider = CerberusProvider(CerberusClient(middleware.auth))
         provider.get(SECRET_PATH)

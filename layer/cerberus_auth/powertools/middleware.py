@@ -142,7 +142,7 @@ class CerberusMiddleware:
                 process.used_with(context.get_remaining_time_in_millis() / 1000, self.auth.settings.timeout)
                 calls = BatchContext(context)
             try:
-                self._authenticate(began, calls, has_fallback())
+                self._authenticate(began, calls, has_fallback)
                 try:
                     return handler(event, context, *args, **keywords, **keywords_for(calls))
                 finally:
@@ -159,15 +159,17 @@ class CerberusMiddleware:
         service = self.auth.service
         return any(member._has_fallback(service) for member in process.members() if isinstance(member, CerberusClient))
 
-    def _authenticate(self, began: float, context: LambdaContext, has_fallback: bool) -> None:
+    def _authenticate(self, began: float, context: LambdaContext, has_fallback: Callable[[], bool]) -> None:
+        # Not asked for while the token is fresh: it looks at every cached secret.
+        is_optional = not self.auth.service.has_fresh_token() and has_fallback()
         try:
-            if has_fallback:
+            if is_optional:
                 self.auth.service.try_token(context)
             else:
                 self.auth.token(context=context)
         except CerberusError as error:
             new = self._record(began)
-            if not (has_fallback and is_temporary(error)):
+            if not (is_optional and is_temporary(error)):
                 # log_metrics may be inside this decorator, and is then not called.
                 if new and self._metrics is not None:
                     self._metrics.flush_metrics()
