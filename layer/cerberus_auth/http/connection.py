@@ -17,6 +17,7 @@ from .retry import NoAnswer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Any
 
@@ -158,7 +159,7 @@ class Connection:
         self._socket = self._tcp(parts.hostname or "", parts.port or 80)
         _, host, port = self.origin
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.send(memoryview(request_head("CONNECT", target, {"Host": target, **tunnel_headers(parts)}, None)))
+        self.request("CONNECT", target, {"Host": target, **tunnel_headers(parts)})
         try:
             status = Answer(self.receive, "the proxy").status
         except (InvalidResponse, NoAnswer):
@@ -185,8 +186,11 @@ class Connection:
                 failure = error
         raise failure
 
-    def send(self, data: memoryview) -> None:
-        """Send all bytes. A view, because its repr shows no token in a dump of the frame."""
+    def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None = None) -> None:
+        """Send a request."""
+        data = memoryview(request_head(method, target, headers, body) + (body or b""))  # whose repr shows no token
+        del headers, body  # an exception of a signal handler keeps this frame
+        self.answering = False
         connected = self._open()
         connected.settimeout(self.deadline.check("sending"))
         connected.sendall(data)

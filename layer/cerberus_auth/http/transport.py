@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from ..deadline import Deadline
 from ..errors import CerberusUnavailable, DeadlineExceeded, InvalidResponse
 from .connection import Connection, Names, interruption
-from .message import Answer, request_head
+from .message import Answer
 from .retry import NoAnswer, reason, retry_after, with_retries
 from .tls import tls_context
 
@@ -247,8 +247,7 @@ class Transport:
         before = sys.exception()
         reusable = False
         try:
-            connection.answering = False
-            connection.send(memoryview(request_head(method, target, headers, body) + (body or b"")))
+            connection.request(method, target, headers, body)
             self._sent(service, target)
             answer = Answer(connection.receive, service)
             if answer.status < 200:  # the final answer would be read as the answer to the next request

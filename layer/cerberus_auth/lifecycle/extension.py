@@ -10,11 +10,12 @@ import logging
 import os
 import threading
 import time
+from functools import partial
 
 from ..deadline import Deadline
 from ..errors import CerberusError
 from ..http.connection import Connection, Names
-from ..http.message import Answer, request_head
+from ..http.message import Answer
 from ..http.retry import NoAnswer
 from ..http.transport import MAX_BODY_BYTES, json_object
 
@@ -101,8 +102,7 @@ def _call(
         try:
             connection.connect()
             connection.deadline = Deadline(seconds)
-            head = request_head(method, f"{_VERSION}{path}", {"Host": api, **headers}, body)
-            connection.send(memoryview(head + (body or b"")))
+            connection.request(method, f"{_VERSION}{path}", {"Host": api, **headers}, body)
             answer = Answer(connection.receive, "The Extensions API")
             return answer, answer.read(MAX_BODY_BYTES)
         finally:
@@ -143,7 +143,6 @@ def _serve(
         now = time.time()
         last, gap = now, max(now - last, gap / 2)
         left = Deadline(ends / 1000 - now - _SPARE_SECONDS)
-        ahead = gap * _GAPS
-        _guarded(lambda: renew(left, ahead))  # noqa: B023  (called immediately)
+        _guarded(partial(renew, left, gap * _GAPS))
     ended()
     _logger.warning("The Extensions API sends no more events. Callers renew tokens and secrets from now on")
