@@ -31,7 +31,7 @@ from cerberus_auth.sharing.item import Item
 from cerberus_auth.sharing.policy import Sharing
 from cerberus_auth.sharing.table import TableStore
 from cerberus_auth.testing.http_server import Fault, Request, Response
-from integration.function import Function, closed_port
+from integration.function import Function, Wire, closed_port
 from local_stack.aws import Aws
 from local_stack.stack import ROLE, SECRET, SECRET_PATH, TABLE, LocalStack, decrypt_statement, share_statement
 
@@ -1085,16 +1085,17 @@ def test_while_the_breaker_is_open_the_table_is_asked_once_a_pause(
     for _ in range(5):
         assert str(function.failure(lambda: cold.read("app/orders/other"))) == str(error)
     assert [call.action for call in fleet.stack.aws.calls] == ["GetItem"]
+    table = Wire(fleet.stack.aws.server)  # which also sees the requests that a fault answers
     for fault in ("ProvisionedThroughputExceededException", "claimed"):
-        fleet.stack.aws.calls.clear()
         if fault == "claimed":
             fleet.stack.aws.server.faults.clear()
             plant_secret(fleet, claimed_until={"N": repr(time.time() + 5)}, response={"S": ""})
         else:
             body = json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{fault}"}).encode()
             fleet.stack.aws.server.faults.add(Fault.status(400, body), is_table, ALWAYS)
+        table.requests.clear()
         assert str(function.failure(lambda: cold.read(SECRET_PATH))) == str(error)
-        assert len([call for call in fleet.stack.aws.calls if call.action == "GetItem"]) <= 1  # it does not poll
+        assert sum(map(is_table, table.requests)) == 1  # it does not poll, and claims nothing
         breaker.forget()
         breaker.failed(error, "a read", Flight(10))
     assert fleet.stack.cerberus.count(READS) == 1
