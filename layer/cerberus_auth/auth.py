@@ -260,7 +260,7 @@ def caller_deadline(settings: Settings, timeout: float | None, context: LambdaCo
     seconds = min(seconds, MAX_SECONDS)  # Python's locks accept no infinite timeout
     if context is not None:
         left = context.get_remaining_time_in_millis() / 1000
-        process.used_with(left, settings.timeout)
+        process.warn_of_short_timeout(left, settings.timeout)
         seconds = min(seconds, left - _RESPONSE_SECONDS)
     return Deadline(seconds)
 

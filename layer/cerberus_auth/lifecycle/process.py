@@ -105,7 +105,7 @@ class Process:
             self._logged.add((message, values))
         _logger.warning(message, *values)
 
-    def used_with(self, left: float, timeout: float) -> None:
+    def warn_of_short_timeout(self, left: float, timeout: float) -> None:
         """Warn if the function's timeout is shorter than ``CERBERUS_TIMEOUT`` at the first use.
 
         Parameters

@@ -139,7 +139,7 @@ class CerberusMiddleware:
             calls: LambdaContext = context
             if batch_of(event):
                 # The warning about a short timeout is for the whole invocation, not for the part that calls can use.
-                process.used_with(context.get_remaining_time_in_millis() / 1000, self.auth.settings.timeout)
+                process.warn_of_short_timeout(context.get_remaining_time_in_millis() / 1000, self.auth.settings.timeout)
                 calls = BatchContext(context)
             try:
                 self._authenticate(began, calls, has_fallback)
